@@ -1,0 +1,106 @@
+"""What every model offers: the protocol between an agent and whatever runs a model.
+
+Invariant: an engine never blocks the event loop, and cancelling an awaited call frees what it held.
+Not covered: retries and limits (they wrap an engine), prompts (`agents.prompts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self
+
+from store.types import Usage
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Whole turns, ending with a user's, and the unfinished assistant turn that is to be continued ("" to start one)."""
+
+    messages: tuple[Message, ...]
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """New text only: never the prefix, never the matched stop string.
+
+    `finish`: "stop" a stop string matched (it is `stop`), "end" the model ended its turn, "length" max_tokens was reached.
+    `logprobs` holds one log-prob per generated token (at temperature 1, float32) when asked for.
+    """
+
+    text: str
+    finish: Literal["stop", "end", "length"]
+    stop: str | None
+    usage: Usage
+    logprobs: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLogprobs:
+    """log p of each token that covers the answer's characters, given the context; raw (temperature 1), float32."""
+
+    values: tuple[float, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an engine can do, as found out and not as promised. `context_tokens` is the longest prompt plus completion."""
+
+    model: str
+    found: str
+    device: str
+    dtype: str
+    scores: bool
+    continues: bool
+    context_tokens: int
+
+
+class Engine(Protocol):
+    """A model that can be asked. Open with `async with`; safe to call from many tasks at once."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can do; valid while it is open."""
+        ...
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        n: int = 1,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        logprobs: bool = False,
+    ) -> list[Completion]:
+        """Continue `prompt` n times. `temperature` 0 is greedy. Sample i draws from its own stream of (`seed`, i).
+
+        Raises `Overlong` when the prompt and `max_tokens` do not fit, `Retryable` and `Terminal` otherwise.
+        """
+        ...
+
+    async def answer_logprobs(self, context: Prompt, answer: str) -> AnswerLogprobs:
+        """Log-probs of `answer` as the continuation of `context.prefix` (CoRD, Eq. 3).
+
+        The whole string is tokenised at once and the tokens that overlap the answer's characters count.
+        Raises `Refused` when the model cannot score, `Overlong`, `Retryable`.
+        """
+        ...

@@ -1,0 +1,288 @@
+"""The nouns that every package shares.
+
+Invariant: every noun is frozen, and its id is a hash of its content, so that writing it twice is harmless and a resumed
+run makes the same ids. `None` means "not measured"; zero is a measurement. Not covered: how nouns are kept (`tables.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+Kind = Literal["math", "choice", "boolean"]
+Finish = Literal["step", "closed", "capped"]
+Origin = Literal["search", "style", "curation"]
+
+
+def content_id(*parts: object) -> str:
+    """The first 16 bytes, in hex, of SHA-256 over `parts` as canonical JSON: equal content, equal id, on any machine."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class QuestionState(StrEnum):
+    """Where a question stands. SOLVED and UNSOLVED are terminal."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    SOLVED = "solved"
+    UNSOLVED = "unsolved"
+
+
+class NodeState(StrEnum):
+    """Where a node stands in its tree.
+
+    OPEN is in the beam and not yet expanded, KEPT was in the beam and has been expanded, PRUNED fell out, LATE came
+    after its step was pruned, FINISHED is a closed hypothesis that still competes (CoRD, Eq. 4).
+    """
+
+    OPEN = "open"
+    KEPT = "kept"
+    PRUNED = "pruned"
+    LATE = "late"
+    FINISHED = "finished"
+
+
+class Outcome(StrEnum):
+    """The verdicts a trajectory can get; exactly one each."""
+
+    ACCEPTED = "accepted"
+    WRONG_ANSWER = "wrong_answer"
+    UNSOUND = "unsound"
+    MISLEADING = "misleading"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One question with, usually, its gold answer. `choices` holds the option texts of a choice question, in order."""
+
+    id: str
+    text: str
+    answer: str | None
+    kind: Kind
+    choices: tuple[str, ...] = ()
+    context: str | None = None
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one request: `cached` counts those prompt tokens whose keys and values were not computed again."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt=self.prompt + other.prompt,
+            completion=self.completion + other.completion,
+            cached=self.cached + other.cached,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One reasoning step as its teacher wrote it.
+
+    `index` counts from 1; `text` is the whole step including its header; `title` is the header's words.
+    `finish`: "step" stopped before the next header, "closed" ended its reasoning, "capped" ran into a token cap.
+    """
+
+    index: int
+    title: str
+    text: str
+    author: str
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A proposed next step of the beam `parent` (None at the root); `authors` are all teachers that proposed this text."""
+
+    parent: str | None
+    step: Step
+    usage: Usage
+    authors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Predictive perplexity in [0, 1] (CoRD, Eq. 3) with the log-prob of each answer token, in float32."""
+
+    value: float
+    logprobs: tuple[float, ...]
+    prover: str
+    target: Literal["gold", "consensus"] = "gold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A scored candidate in its question's tree; `rank` is its place among the candidates of its depth, best first."""
+
+    id: str
+    question: str
+    parent: str | None
+    depth: int
+    rank: int
+    step: Step
+    authors: tuple[str, ...]
+    usage: Usage
+    score: Score
+    state: NodeState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advance:
+    """The one message that changes a tree.
+
+    `kept` and `finished` are the new beam, `pruned` fell out (earlier finished hypotheses among them),
+    `late` came after the prune, `expanded` are the ids of the beams that this advance grew from.
+    """
+
+    question: str
+    expanded: tuple[str, ...] = ()
+    kept: tuple[Node, ...] = ()
+    pruned: tuple[Node, ...] = ()
+    late: tuple[Node, ...] = ()
+    finished: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """One whole reasoning: `text` is the steps, `conclusion` what follows `</think>`, `answer` what was extracted from it.
+
+    `best` marks tau*, the finished beam with the highest score of its question.
+    """
+
+    id: str
+    question: str
+    nodes: tuple[str, ...]
+    teachers: tuple[str, ...]
+    text: str
+    conclusion: str
+    answer: str | None
+    origin: Origin
+    score: float | None
+    best: bool
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the sift decided about one trajectory, and why."""
+
+    trajectory: str
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """This trajectory is to be learnt by this student, in this round, with this gate and probability."""
+
+    id: str
+    trajectory: str
+    student: str
+    round: int = 0
+    gate: int = 1
+    probability: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One finished request to an engine. `id` is the content key of the request: an equal request is never made twice."""
+
+    id: str
+    subject: str
+    engine: str
+    purpose: Literal["propose", "score", "answer", "evaluate"]
+    request: Mapping[str, Any]
+    response: Mapping[str, Any]
+    usage: Usage
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One item's failure, as data: where, which kind, the message, after how many tries, about which subject."""
+
+    id: str
+    where: str
+    kind: str
+    message: str
+    tries: int
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of the log, written in the same transaction as the change that it tells of."""
+
+    seq: int
+    time: float
+    kind: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One answer of a model to a held-out question. `model` names who answered ("student@before"); `sample` 0 is greedy."""
+
+    id: str
+    model: str
+    question: str
+    sample: int
+    text: str
+    answer: str | None
+    correct: bool
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one student measured on one trajectory: mean cross-entropy (nats per response token) at one update."""
+
+    student: str
+    trajectory: str
+    update: int
+    cross_entropy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Named numbers of one student at one update."""
+
+    student: str
+    update: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A complete checkpoint directory of one student after `update` updates; `final` marks the end of its schedule."""
+
+    student: str
+    update: int
+    directory: str
+    config_hash: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What a student learns from: a routed, accepted trajectory beside its question."""
+
+    question: Question
+    trajectory: Trajectory
+
+
+def sum_usage(usages: Sequence[Usage]) -> Usage:
+    """The sum of several usages; of none, zero."""
+    return sum(usages, Usage())
