@@ -1,0 +1,1 @@
+"""Who is asked: engines, teachers, the prover. Part of Peripatos."""

@@ -129,6 +129,8 @@ class Asking(Part):
     """The system prompt; None for none."""
     examples: tuple[Example, ...] = ()
     """Worked examples."""
+    answer_prefix: str = "The final answer is "
+    """What leads to the answer after `</think>`: in examples, in scoring and in writing the final answer."""
 
 
 class Teacher(Part):
@@ -178,8 +180,6 @@ class Search(Part):
     """Cap on the final answer."""
     max_question_tokens: int | None = Field(default=None, ge=1)
     """Generated tokens of one question's whole tree; when they are spent, the search of this question ends."""
-    answer_prefix: str = "The final answer is "
-    """What leads to the answer, after `</think>`: for scoring and for writing the final answer."""
 
 
 class Lora(Part):
@@ -312,7 +312,9 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _names_exist(self) -> RunConfig:
-        for where, engine in [(f"teachers[{i}]", t.engine) for i, t in enumerate(self.teachers)] + [("prover", self.prover.engine)]:
+        for where, engine in [(f"teachers[{i}]", t.engine) for i, t in enumerate(self.teachers)] + [
+            ("prover", self.prover.engine)
+        ]:
             if engine not in self.engines:
                 raise ValueError(f"{where}.engine: no engine is called {engine!r}; engines: {', '.join(self.engines)}")
         names = [t.name for t in self.teachers]

@@ -1,0 +1,1 @@
+"""In what order: search, sift, the run, the command line. Part of Peripatos."""

@@ -1,0 +1,1 @@
+"""What is kept: the nouns and their database. Part of Peripatos."""

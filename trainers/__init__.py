@@ -1,0 +1,1 @@
+"""What is learnt: students. Part of Peripatos."""

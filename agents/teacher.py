@@ -1,0 +1,69 @@
+"""A teacher proposes next steps and, for a reasoning that it closed, writes the final answer (CoRD, section 1 of methods).
+
+Invariant: what it draws depends only on the run's seed and on (question, depth, beam, teacher), never on timing.
+Not covered: which step is kept (`orchestrator.search`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agents import prompts
+from agents.ledger import Ledger, Model
+from agents.steps import STOPS, step_of
+from configs import schema
+from store.types import Candidate, Question, Usage, content_id
+
+
+class Teacher:
+    """One teacher of a run: a model, how it is asked and how it samples. `index` breaks ties between equal scores."""
+
+    def __init__(
+        self, *, config: schema.Teacher, index: int, model: Model, asking: schema.Asking, search: schema.Search, seed: int
+    ) -> None:
+        self.name = config.name
+        self.index = index
+        self.asking = asking
+        self.model = model
+        self._config = config
+        self._search = search
+        self._seed = seed
+
+    async def propose(
+        self, ledger: Ledger, question: Question, *, parent: str | None, steps: Sequence[str], budget: int
+    ) -> list[Candidate]:
+        """Next steps after `steps`, at most `budget` tokens each: up to `search.samples` candidates, empty ones left out.
+
+        Raises `EngineError` when the engine cannot answer.
+        """
+        completions = await ledger.generate(
+            self.model,
+            "propose",
+            prompts.propose(question, steps, self.asking),
+            n=self._search.samples,
+            max_tokens=min(self._search.max_step_tokens, budget),
+            stop=STOPS,
+            temperature=self._config.temperature,
+            top_p=self._config.top_p,
+            seed=self._seed_for(question, len(steps), parent),
+        )
+        found = [(step_of(c, index=len(steps) + 1, author=self.name), c.usage) for c in completions]
+        return [Candidate(parent=parent, step=step, usage=usage, authors=(self.name,)) for step, usage in found if step]
+
+    async def conclude(self, ledger: Ledger, question: Question, *, beam: str, text: str) -> tuple[str, Usage]:
+        """What follows `</think>` for the closed reasoning `text`, the answer's lead included. Raises `EngineError`."""
+        (completion,) = await ledger.generate(
+            self.model,
+            "answer",
+            prompts.conclude(question, text, self.asking),
+            n=1,
+            max_tokens=self._search.max_answer_tokens,
+            stop=("\n",) if self.asking.answer_prefix else (),
+            temperature=0.0,
+            top_p=1.0,
+            seed=self._seed_for(question, -1, beam),
+        )
+        return (self.asking.answer_prefix + completion.text).strip(), completion.usage
+
+    def _seed_for(self, question: Question, depth: int, beam: str | None) -> int:
+        return int(content_id("seed", self._seed, question.id, depth, beam, self.name)[:15], 16)

@@ -1,0 +1,163 @@
+"""The command line: run, status, export, evaluate, recipes, doctor.
+
+Exit codes: 0 done, 1 failed (the environment), 2 wrong input, 130 and 143 interrupted. Invariant: a mistake is one line
+on stderr for each mistake, without a traceback; `--help` imports nothing heavy, so commands import what they need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from configs.load import ConfigError, recipes
+from orchestrator.names import NameTaken, check_names
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, exit 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def entry(arguments: list[str] | None = None) -> int:
+    """Parse, run, and turn every known error into one line and an exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        check_names()
+        return options.command(options)
+    except KeyboardInterrupt:
+        return 130
+    except NameTaken as error:
+        return _complain([error], 1)
+    except Exception as error:  # noqa: BLE001  # the outermost boundary: known errors are told in a line, the rest is raised
+        return _known(error)
+
+
+def _known(error: Exception) -> int:
+    """The exit code for an error that has a line of its own; anything else is a defect of ours and is raised."""
+    from agents.errors import EngineError, ModelNotFound
+    from orchestrator.daemon import Interrupted, PortTaken
+    from orchestrator.folder import FolderError
+    from orchestrator.questions import QuestionsError
+    from orchestrator.supervisor import ChildFailed
+    from store.store import StoreError
+
+    leaves = list(_leaves(error))
+    for leaf in leaves:
+        if isinstance(leaf, Interrupted):
+            sys.stderr.write("interrupted; the same command resumes\n")
+            return leaf.code
+    if wrong := [leaf for leaf in leaves if isinstance(leaf, ConfigError | QuestionsError)]:
+        return _complain(wrong, 2)
+    environment = EngineError | ModelNotFound | PortTaken | FolderError | ChildFailed | StoreError
+    if failed := [leaf for leaf in leaves if isinstance(leaf, environment)]:
+        return _complain(failed, 1)
+    raise error
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _complain(errors: list[Any], code: int) -> int:
+    for line in dict.fromkeys(str(error) for error in errors):
+        sys.stderr.write(f"peripatos: {line}\n")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="peripatos", description=__doc__ and "Several teachers reason together, step by step; students learn from it."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function)
+        return command
+
+    run = add("run", _run, "run a configuration, or resume it: the same command does both")
+    _takes_config(run)
+    run.add_argument("--json", action="store_true", help="print one JSON summary object as the last line of stdout")
+
+    status = add("status", _status, "how a run stands, living or finished")
+    status.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+
+    export = add("export", _export, "write the accepted trajectories of a run")
+    export.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
+    export.add_argument("--to", metavar="FILE", help="the file to write; default: export/messages.jsonl in the run's folder")
+    export.add_argument("--best", action="store_true", help="only the best trajectory of each question")
+
+    evaluate = add("evaluate", _evaluate, "measure a model on a configuration's held-out questions")
+    _takes_config(evaluate)
+    evaluate.add_argument("--model", help="a folder or hub id; default: the first student's model")
+    evaluate.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, such as RUN_DIR/students/NAME/final")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+
+    add("recipes", _recipes, "list the shipped configurations")
+
+    doctor = add("doctor", _doctor, "check this machine, and what the engines of a configuration can do")
+    doctor.add_argument("config", metavar="CONFIG_OR_RECIPE", nargs="?", help="also open its engines")
+    doctor.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a key, such as search.beam=8")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _takes_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG_OR_RECIPE", help="a YAML file, or the name of a recipe")
+    command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a key, such as search.beam=8")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from configs.load import load
+    from orchestrator import commands
+
+    return commands.run(load(options.config, options.set), as_json=options.json)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from orchestrator import commands
+
+    return commands.status(options.run_dir, as_json=options.json)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from orchestrator import commands
+
+    return commands.export(options.run_dir, options.to, best_only=options.best)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from configs.load import load
+    from orchestrator import commands
+
+    config = load(options.config, options.set)
+    return commands.evaluate(config, model=options.model, adapter=options.adapter, as_json=options.json)
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    for name, text in recipes().items():
+        sys.stdout.write(f"{name:12} {text}\n")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from configs.load import load
+    from orchestrator.doctor import doctor
+
+    config = load(options.config, options.set) if options.config else None
+    report = doctor(config)
+    if options.json:
+        sys.stdout.write(json.dumps({"checks": [check.row() for check in report]}) + "\n")
+    else:
+        for check in report:
+            sys.stdout.write(f"{check.mark:8} {check.name:12} {check.text}\n")
+    return 0 if all(check.good for check in report) else 1

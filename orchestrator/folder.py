@@ -1,0 +1,122 @@
+"""A run's folder: who holds it, its resolved configuration, and where everything lies.
+
+    config.yaml   the resolved configuration       peripatos.db  the store
+    log.jsonl     structlog events                 students/     adapters and checkpoints
+    lock          held by the living process       export/       the data
+
+Invariant: one living process per folder; a folder is never resumed with another configuration.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.load import ConfigError, differences, dump, load
+from configs.schema import RunConfig
+
+
+class FolderError(Exception):
+    """The run folder cannot be used: the environment's fault; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The places inside a run's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.yaml"
+
+    @property
+    def database(self) -> Path:
+        """The store."""
+        return self.root / "peripatos.db"
+
+    @property
+    def log(self) -> Path:
+        """Structured events, one JSON object a line."""
+        return self.root / "log.jsonl"
+
+    @property
+    def messages(self) -> Path:
+        """The exported trajectories."""
+        return self.root / "export" / "messages.jsonl"
+
+    def student(self, name: str) -> Path:
+        """A student's directory."""
+        return self.root / "students" / name
+
+
+def folder_of(config: RunConfig) -> Folder:
+    """Where this run is kept."""
+    return Folder((config.run_dir or Path("runs") / config.name).absolute())
+
+
+@contextmanager
+def held(config: RunConfig) -> Iterator[Folder]:
+    """Make or take over the run's folder, for this process alone.
+
+    Raises `ConfigError` when it belongs to another configuration or to a living process, `FolderError` when it cannot be written.
+    """
+    folder = folder_of(config)
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise FolderError(f"{folder.root}: cannot be used as a run folder: {error.strerror}") from error
+    try:
+        _take(lock, folder)
+        _keep_config(folder, config)
+        yield folder
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, folder: Folder) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+            raise FolderError(f"{folder.root}: cannot be locked: {error.strerror}") from error
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        raise ConfigError(
+            f"{folder.root}: in use by a living process (pid {holder}); stop it, or choose another run_dir"
+        ) from None
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        raise FolderError(f"{folder.root}: cannot be written: {error.strerror}") from error
+
+
+def _keep_config(folder: Folder, config: RunConfig) -> None:
+    """Refuse a changed configuration; otherwise keep the resolved one, whole or not at all."""
+    if folder.config.exists():
+        if changed := differences(load(str(folder.config)), config):
+            shown = "; ".join(changed[:8]) + ("; ..." if len(changed) > 8 else "")
+            raise ConfigError(f"{folder.root}: holds a run with another configuration: {shown}; choose another run_dir or name")
+    write_whole(folder.config, dump(config))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises `FolderError`."""
+    draft = path.with_name(path.name + ".draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise FolderError(f"{path}: cannot be written: {error.strerror}") from error

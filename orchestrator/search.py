@@ -1,0 +1,146 @@
+"""The search of one question's tree, as pure functions over nouns (CoRD, Eq. 3-4; methods part 1).
+
+    frontier(tree)  -> the open beams that are to be expanded
+    merged(...)     -> candidates without duplicates
+    advance(...)    -> the Advance: new nodes and the new beam
+    tree.grown(...) -> the tree after it
+    best(tree)      -> the finished beams, tau* first
+
+Invariant: nothing here waits, draws or looks at a clock; the tree is a function of the Advances, which the store keeps, so
+that a tree read back from the store is the tree that was left. Not covered: who proposes and scores (`solve.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from agents.steps import folded
+from configs.schema import Search
+from store.types import Advance, Candidate, Node, NodeState, Question, Score, content_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """All nodes ever proposed for one question, by id; no nodes at all is a tree that has only its root, the question."""
+
+    question: Question
+    nodes: Mapping[str, Node]
+
+    def grown(self, advance: Advance) -> Tree:
+        """The tree after `advance`."""
+        expanded = {id: replace(self.nodes[id], state=NodeState.KEPT) for id in advance.expanded}
+        changed = {node.id: node for node in (*advance.kept, *advance.pruned, *advance.late, *advance.finished)}
+        return replace(self, nodes={**self.nodes, **expanded, **changed})
+
+    def in_state(self, state: NodeState) -> list[Node]:
+        """The nodes in `state`, best first."""
+        return sorted(
+            (node for node in self.nodes.values() if node.state is state), key=lambda node: (node.rank, node.depth, node.id)
+        )
+
+    def path(self, node: str | None) -> list[Node]:
+        """The nodes from the first step to `node`; of None, the root, none."""
+        path: list[Node] = []
+        while node is not None:
+            path.append(self.nodes[node])
+            node = path[-1].parent
+        return path[::-1]
+
+    def steps(self, node: str | None) -> list[str]:
+        """The texts of the steps from the first one to `node`."""
+        return [each.step.text for each in self.path(node)]
+
+    def think_tokens(self, node: str | None) -> int:
+        """Generated tokens on the way to `node`."""
+        return sum(each.usage.completion for each in self.path(node))
+
+
+def plant(question: Question, nodes: Iterable[Node] = ()) -> Tree:
+    """The tree of `question`, with the nodes that the store has of it."""
+    return Tree(question=question, nodes={node.id: node for node in nodes})
+
+
+def frontier(tree: Tree, search: Search) -> list[str | None]:
+    """The beams to expand now, best first: ids of nodes, or [None] for the root. Empty: the search has ended."""
+    if not tree.nodes:
+        return [None]
+    open_nodes = tree.in_state(NodeState.OPEN)
+    spent = sum(node.usage.completion for node in tree.nodes.values())
+    if search.max_question_tokens is not None and spent >= search.max_question_tokens:
+        return []
+    return [node.id for node in open_nodes if node.depth < search.max_steps]
+
+
+def merged(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """One candidate for each different step of a beam, every author noted; usage is the first one's."""
+    found: dict[tuple[str | None, str, bool], Candidate] = {}
+    for candidate in candidates:
+        key = (candidate.parent, folded(candidate.step.text), candidate.step.finish == "closed")
+        if earlier := found.get(key):
+            authors = tuple(dict.fromkeys((*earlier.authors, *candidate.authors)))
+            candidate = replace(earlier, authors=authors)
+        found[key] = candidate
+    return list(found.values())
+
+
+def advance(
+    tree: Tree,
+    beams: Sequence[str | None],
+    scored: Sequence[tuple[Candidate, Score]],
+    *,
+    search: Search,
+    run: str,
+    teachers: Sequence[str],
+) -> Advance:
+    """Keep the best B of the new candidates and the hypotheses that finished earlier (CoRD, Eq. 4).
+
+    Ties: what finished earlier, then the lower index in `teachers`, then the better beam.
+    A candidate that closed its reasoning, or spent its beam's think budget, is finished and is not expanded.
+    """
+    order = {name: index for index, name in enumerate(teachers)}
+    places = {beam: index for index, beam in enumerate(beams)}
+    new = [_node(tree, candidate, score, search, run) for candidate, score in scored]
+    earlier = tree.in_state(NodeState.FINISHED)
+
+    def preference(node: Node) -> tuple[float, int, int, int, str]:
+        return (-node.score.value, node.depth, order[node.step.author], places.get(node.parent, 0), node.id)
+
+    pool = sorted([*earlier, *new], key=preference)
+    ranked = [replace(node, rank=rank) for rank, node in enumerate(pool)]
+    beam, rest = ranked[: search.beam], ranked[search.beam :]
+    return Advance(
+        question=tree.question.id,
+        expanded=tuple(beam for beam in beams if beam is not None),
+        kept=tuple(node for node in beam if node.state is NodeState.OPEN),
+        finished=tuple(node for node in beam if node.state is NodeState.FINISHED),
+        pruned=tuple(replace(node, state=NodeState.PRUNED) for node in rest),
+    )
+
+
+def best(tree: Tree) -> list[Node]:
+    """The finished beams, tau* first: highest score, and of equal scores the one that finished earlier."""
+    return sorted(tree.in_state(NodeState.FINISHED), key=lambda node: (-node.score.value, node.depth, node.rank, node.id))
+
+
+def closing(tree: Tree) -> Advance:
+    """The last Advance of a tree: beams that are still open when the search ends are pruned."""
+    left = tree.in_state(NodeState.OPEN)
+    return Advance(question=tree.question.id, pruned=tuple(replace(node, state=NodeState.PRUNED) for node in left))
+
+
+def _node(tree: Tree, candidate: Candidate, score: Score, search: Search, run: str) -> Node:
+    closed = candidate.step.finish == "closed"
+    spent = tree.think_tokens(candidate.parent) + candidate.usage.completion >= search.max_think_tokens
+    return Node(
+        id=content_id("node", run, tree.question.id, candidate.parent, candidate.authors[0], folded(candidate.step.text), closed),
+        question=tree.question.id,
+        parent=candidate.parent,
+        depth=candidate.step.index,
+        rank=0,
+        step=candidate.step,
+        authors=candidate.authors,
+        usage=candidate.usage,
+        score=score,
+        state=NodeState.FINISHED if closed or spent else NodeState.OPEN,
+    )

@@ -1,0 +1,101 @@
+"""What a run came to: one object from the store, as a table for people and as JSON for programs.
+
+Invariant: every figure is read from the store or from the folder, so that a resumed run and `status` tell the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from configs.schema import RunConfig
+from orchestrator.evaluate import Accuracy, accuracy
+from orchestrator.folder import Folder
+from store.store import Store
+
+
+async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str, Any]:
+    """Counts, tokens, seconds by stage, accuracies and places; JSON-ready."""
+    counts = await store.counts()
+    seconds = await store.stage_seconds()
+    record = await store.run()
+    generated = counts.get("tokens.completion", 0)
+    searching = seconds.get("search", 0.0)
+    student = config.students[0].name if config.students else None
+    states = {state: counts.get(f"questions.{state}", 0) for state in ("pending", "leased", "solved", "unsolved")}
+    return {
+        "name": config.name,
+        "state": record.state if record else "unknown",
+        "questions": sum(states.values()),
+        "questions_by_state": states,
+        "nodes": sum(value for key, value in counts.items() if key.startswith("nodes.")),
+        "trajectories": sum(value for key, value in counts.items() if key.startswith("trajectories.")),
+        "trajectories_by_verdict": {k.partition(".")[2]: v for k, v in counts.items() if k.startswith("trajectories.")},
+        "accepted": counts.get("trajectories.accepted", 0),
+        "mean_score": await store.mean_score(),
+        "failures": counts.get("failures", 0),
+        "calls": sum(value for key, value in counts.items() if key.startswith("calls.")),
+        "tokens": generated,
+        "tokens_prompt": counts.get("tokens.prompt", 0),
+        "tokens_cached": counts.get("tokens.cached", 0),
+        "tokens_per_second": generated / searching if searching else None,
+        "seconds": sum(seconds.values()),
+        "seconds_by_stage": seconds,
+        **{
+            f"accuracy_{when}": await _accuracies(store, f"{student}@{when}") if student else None for when in ("before", "after")
+        },
+        "run_dir": str(folder.root),
+        "database": str(folder.database),
+        "export": str(folder.messages) if folder.messages.exists() else None,
+        "adapter": str(adapter) if student and (adapter := folder.student(student) / "final").is_dir() else None,
+    }
+
+
+async def _accuracies(store: Store, model: str) -> dict[str, Any] | None:
+    attempts = await store.attempts(model)
+    if not attempts:
+        return None
+    both = {"greedy": accuracy(attempts, sampled=False), "sampled": accuracy(attempts, sampled=True)}
+    return {key: asdict(value) if value else None for key, value in both.items()}
+
+
+def show(summary: dict[str, Any], console: Console) -> None:
+    """Print the table."""
+    table = Table(title=f"{summary['name']}: {summary['state']}", show_header=False, title_justify="left")
+    for name, value in _rows(summary):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    states = ", ".join(f"{count} {state}" for state, count in summary["questions_by_state"].items() if count)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(summary["trajectories_by_verdict"].items()) if count)
+    rate = f" ({summary['tokens_per_second']:.0f}/s)" if summary["tokens_per_second"] else ""
+    rows = [
+        ("questions", f"{summary['questions']}: {states}"),
+        ("trajectories", f"{summary['trajectories']}: {verdicts}"),
+        (
+            "accepted",
+            f"{summary['accepted']}" + (f", mean score {summary['mean_score']:.3f}" if summary["mean_score"] is not None else ""),
+        ),
+        (
+            "tokens",
+            f"{summary['tokens']} generated{rate}, {summary['tokens_cached']} of {summary['tokens_prompt']} prompt tokens from cache",
+        ),
+        ("failures", f"{summary['failures']} of {summary['calls'] + summary['failures']} calls"),
+        ("seconds", ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in summary["seconds_by_stage"].items())),
+    ]
+    for when in ("before", "after"):
+        if measured := summary[f"accuracy_{when}"]:
+            rows.append((f"accuracy {when}", "; ".join(_accuracy(kind, value) for kind, value in measured.items() if value)))
+    rows += [(place, summary[place]) for place in ("adapter", "export", "database") if summary[place]]
+    return rows
+
+
+def _accuracy(kind: str, value: dict[str, Any]) -> str:
+    shown = Accuracy(**value)
+    times = f" (n={shown.samples})" if kind == "sampled" else ""
+    return f"{kind}{times} {shown.mean:.1%} [{shown.low:.1%}, {shown.high:.1%}] of {shown.items}"

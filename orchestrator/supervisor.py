@@ -1,0 +1,104 @@
+"""Runs a student's child process: starts it, listens to it, restarts it with back-off, and never outlives it.
+
+Invariant: the child ends when this process ends, however that happens: it watches its standard input, which we hold open.
+Not covered: what the child does (`trainers`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from orchestrator.daemon import Draining
+
+log = structlog.get_logger()
+
+_RESTARTS = 2
+_FIRST_WAIT_S = 1.0
+_LAST_LINES = 15
+
+
+class ChildFailed(Exception):
+    """A child process died again and again; the message is one line with its last words."""
+
+
+async def run_child(
+    arguments: list[str], *, draining: Draining, drain_s: float, told: Callable[[Mapping[str, Any]], None], errors: Path
+) -> None:
+    """Run `python -m ARGUMENTS` to its end; each JSON line of its stdout goes to `told`, its stderr to the file `errors`.
+
+    Draining sends it SIGTERM. Raises `ChildFailed` after `_RESTARTS` restarts.
+    """
+    for restart in range(_RESTARTS + 1):
+        code, last = await _once(arguments, draining, drain_s, told, errors)
+        if code == 0 or draining():
+            return
+        log.warning("child_died", arguments=arguments, code=code, restart=restart, last=last)
+        if restart < _RESTARTS:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(draining.asked.wait(), _FIRST_WAIT_S * 2**restart)
+    raise ChildFailed(f"{' '.join(arguments[:1])}: exit code {code} after {_RESTARTS} restarts: {last}; see {errors}")
+
+
+async def _once(
+    arguments: list[str], draining: Draining, drain_s: float, told: Callable[[Mapping[str, Any]], None], errors: Path
+) -> tuple[int, str]:
+    """One life of the child: its exit code and its last error."""
+    errors.parent.mkdir(parents=True, exist_ok=True)
+    last: deque[str] = deque(maxlen=1)
+    with errors.open("ab") as stderr:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            limit=1 << 20,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                ending = group.create_task(_end_when_draining(child, draining, drain_s))
+                await _listen(child, told, last)
+                code = await child.wait()
+                ending.cancel()
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+    return code, last[0] if last else _tail(errors)
+
+
+async def _listen(child: asyncio.subprocess.Process, told: Callable[[Mapping[str, Any]], None], last: deque[str]) -> None:
+    assert child.stdout is not None
+    async for line in child.stdout:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            log.warning("child_said", line=line.decode(errors="replace").rstrip())
+            continue
+        if message.get("kind") == "error":
+            last.append(str(message.get("message")))
+        told(message)
+
+
+async def _end_when_draining(child: asyncio.subprocess.Process, draining: Draining, drain_s: float) -> None:
+    await draining.asked.wait()
+    with suppress(ProcessLookupError):
+        child.terminate()
+    await asyncio.sleep(drain_s)
+    with suppress(ProcessLookupError):
+        child.kill()
+
+
+def _tail(errors: Path) -> str:
+    lines = errors.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+    return lines[-1].strip() if lines else "it said nothing"

@@ -1,0 +1,49 @@
+"""How a reasoning is written down, for whoever makes it and whoever learns from it: one format, in one place.
+
+    <think>
+    ### Step 1. ...
+    ### Step 2. ...
+    </think>
+
+    The final answer is ...
+
+Invariant: exactly one `<think>` and one `</think>`. Not covered: chat templates (engines and students render their own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from store.types import Question
+
+THINK_OPEN = "<think>\n"
+THINK_CLOSE = "\n</think>\n\n"
+
+
+def user_text(question: Question) -> str:
+    """The user's turn: context first, then the question, then its options unless the text already shows them."""
+    parts = [question.context] if question.context else []
+    parts.append(question.text)
+    if question.choices and question.choices[0] not in question.text:
+        parts.append("\n".join(f"({chr(ord('A') + index)}) {choice}" for index, choice in enumerate(question.choices)))
+    return "\n\n".join(parts)
+
+
+def header(index: int) -> str:
+    """What opens step `index`, counted from 1."""
+    return f"### Step {index}."
+
+
+def open_reasoning(steps: Sequence[str]) -> str:
+    """An unfinished assistant turn that waits for the text of the next step (CoRD: the header is prefilled)."""
+    return THINK_OPEN + "\n".join([*steps, header(len(steps) + 1)])
+
+
+def closed_reasoning(text: str, answer_prefix: str = "") -> str:
+    """An assistant turn whose reasoning is complete, up to where the answer begins."""
+    return f"{THINK_OPEN}{text}{THINK_CLOSE}{answer_prefix}"
+
+
+def response(text: str, conclusion: str) -> str:
+    """A whole assistant turn."""
+    return closed_reasoning(text) + conclusion

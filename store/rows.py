@@ -1,0 +1,295 @@
+"""Row <-> noun, the door of the database: what comes in is checked here, since `table=True` models check nothing.
+
+Invariant: `noun_of(row_of(noun)) == noun`, tuples as tuples and enums as enums; a number that is not finite, or a word
+that is not of its vocabulary, is a `ValueError` before anything is queued. Not covered: columns that only the store keeps
+(a question's place, state and lease).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from dataclasses import asdict
+from typing import Any, get_args
+
+from store.types import (
+    Attempt,
+    Call,
+    Checkpoint,
+    Event,
+    Failure,
+    Finish,
+    Kind,
+    Metrics,
+    Node,
+    NodeState,
+    Origin,
+    Outcome,
+    Question,
+    Report,
+    Route,
+    Score,
+    Step,
+    Trajectory,
+    Usage,
+    Verdict,
+)
+
+Columns = dict[str, Any]
+Row = sqlite3.Row
+
+_KINDS = get_args(Kind)
+_FINISHES = get_args(Finish)
+_ORIGINS = get_args(Origin)
+_TARGETS = ("gold", "consensus")
+_PURPOSES = ("propose", "score", "answer", "evaluate")
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _one_of(value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _usage_columns(usage: Usage) -> Columns:
+    return {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion, "cached_tokens": usage.cached}
+
+
+def _usage(row: Row) -> Usage:
+    return Usage(prompt=row["prompt_tokens"], completion=row["completion_tokens"], cached=row["cached_tokens"])
+
+
+def _strings(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
+def question_row(question: Question) -> Columns:
+    """The columns of a question, without its place and state."""
+    return {
+        "id": question.id,
+        "text": question.text,
+        "answer": question.answer,
+        "kind": _one_of(question.kind, _KINDS),
+        "choices": _encode(question.choices),
+        "context": question.context,
+        "source": question.source,
+        "meta": _encode(dict(question.meta)),
+    }
+
+
+def question_of(row: Row) -> Question:
+    """The question of a row."""
+    return Question(
+        id=row["id"],
+        text=row["text"],
+        answer=row["answer"],
+        kind=row["kind"],
+        choices=_strings(row["choices"]),
+        context=row["context"],
+        source=row["source"],
+        meta=json.loads(row["meta"]),
+    )
+
+
+def node_row(node: Node) -> Columns:
+    """The columns of a node, its step and its score."""
+    step, score = node.step, node.score
+    return {
+        "id": node.id,
+        "question": node.question,
+        "parent": node.parent,
+        "depth": node.depth,
+        "rank": node.rank,
+        "state": NodeState(node.state).value,
+        "step_index": step.index,
+        "title": step.title,
+        "text": step.text,
+        "author": step.author,
+        "finish": _one_of(step.finish, _FINISHES),
+        "authors": _encode(node.authors),
+        "score": _finite(score.value),
+        "logprobs": _encode(score.logprobs),
+        "prover": score.prover,
+        "target": _one_of(score.target, _TARGETS),
+        **_usage_columns(node.usage),
+    }
+
+
+def node_of(row: Row) -> Node:
+    """The node of a row."""
+    return Node(
+        id=row["id"],
+        question=row["question"],
+        parent=row["parent"],
+        depth=row["depth"],
+        rank=row["rank"],
+        step=Step(index=row["step_index"], title=row["title"], text=row["text"], author=row["author"], finish=row["finish"]),
+        authors=_strings(row["authors"]),
+        usage=_usage(row),
+        score=Score(value=row["score"], logprobs=tuple(json.loads(row["logprobs"])), prover=row["prover"], target=row["target"]),
+        state=NodeState(row["state"]),
+    )
+
+
+def call_row(call: Call) -> Columns:
+    """The columns of a call."""
+    return {
+        "id": call.id,
+        "subject": call.subject,
+        "engine": call.engine,
+        "purpose": _one_of(call.purpose, _PURPOSES),
+        "request": _encode(call.request),
+        "response": _encode(call.response),
+        "latency_s": _finite(call.latency_s),
+        **_usage_columns(call.usage),
+    }
+
+
+def call_of(row: Row) -> Call:
+    """The call of a row."""
+    return Call(
+        id=row["id"],
+        subject=row["subject"],
+        engine=row["engine"],
+        purpose=row["purpose"],
+        request=json.loads(row["request"]),
+        response=json.loads(row["response"]),
+        usage=_usage(row),
+        latency_s=row["latency_s"],
+    )
+
+
+def trajectory_row(trajectory: Trajectory) -> Columns:
+    """The columns of a trajectory."""
+    return {
+        "id": trajectory.id,
+        "question": trajectory.question,
+        "nodes": _encode(trajectory.nodes),
+        "teachers": _encode(trajectory.teachers),
+        "text": trajectory.text,
+        "conclusion": trajectory.conclusion,
+        "answer": trajectory.answer,
+        "origin": _one_of(trajectory.origin, _ORIGINS),
+        "score": None if trajectory.score is None else _finite(trajectory.score),
+        "best": bool(trajectory.best),
+        **_usage_columns(trajectory.usage),
+    }
+
+
+def trajectory_of(row: Row) -> Trajectory:
+    """The trajectory of a row."""
+    return Trajectory(
+        id=row["id"],
+        question=row["question"],
+        nodes=_strings(row["nodes"]),
+        teachers=_strings(row["teachers"]),
+        text=row["text"],
+        conclusion=row["conclusion"],
+        answer=row["answer"],
+        origin=row["origin"],
+        score=row["score"],
+        best=bool(row["best"]),
+        usage=_usage(row),
+    )
+
+
+def verdict_row(verdict: Verdict) -> Columns:
+    """The columns of a verdict."""
+    return {"trajectory": verdict.trajectory, "outcome": Outcome(verdict.outcome).value, "reason": verdict.reason}
+
+
+def verdict_of(row: Row) -> Verdict:
+    """The verdict of a row."""
+    return Verdict(trajectory=row["trajectory"], outcome=Outcome(row["outcome"]), reason=row["reason"])
+
+
+def route_row(route: Route) -> Columns:
+    """The columns of a route."""
+    return {**asdict(route), "probability": _finite(route.probability)}
+
+
+def route_of(row: Row) -> Route:
+    """The route of a row."""
+    return Route(**row)
+
+
+def failure_row(failure: Failure) -> Columns:
+    """The columns of a failure."""
+    return asdict(failure)
+
+
+def failure_of(row: Row) -> Failure:
+    """The failure of a row."""
+    return Failure(**row)
+
+
+def attempt_row(attempt: Attempt) -> Columns:
+    """The columns of an attempt."""
+    return {
+        "id": attempt.id,
+        "model": attempt.model,
+        "question": attempt.question,
+        "sample": attempt.sample,
+        "text": attempt.text,
+        "answer": attempt.answer,
+        "correct": bool(attempt.correct),
+        **_usage_columns(attempt.usage),
+    }
+
+
+def attempt_of(row: Row) -> Attempt:
+    """The attempt of a row."""
+    return Attempt(
+        id=row["id"],
+        model=row["model"],
+        question=row["question"],
+        sample=row["sample"],
+        text=row["text"],
+        answer=row["answer"],
+        correct=bool(row["correct"]),
+        usage=_usage(row),
+    )
+
+
+def report_row(report: Report) -> Columns:
+    """The columns of a report."""
+    return {**asdict(report), "cross_entropy": _finite(report.cross_entropy)}
+
+
+def report_of(row: Row) -> Report:
+    """The report of a row."""
+    return Report(**row)
+
+
+def metrics_row(metrics: Metrics) -> Columns:
+    """The columns of a student's metrics; a value may be infinite or not a number: that too was measured."""
+    return {"student": metrics.student, "update": metrics.update, "numbers": _encode(dict(metrics.values))}
+
+
+def metrics_of(row: Row) -> Metrics:
+    """The metrics of a row."""
+    return Metrics(student=row["student"], update=row["update"], values=json.loads(row["numbers"]))
+
+
+def checkpoint_row(checkpoint: Checkpoint) -> Columns:
+    """The columns of a checkpoint."""
+    return {**asdict(checkpoint), "final": bool(checkpoint.final)}
+
+
+def checkpoint_of(row: Row) -> Checkpoint:
+    """The checkpoint of a row."""
+    return Checkpoint(**{**row, "final": bool(row["final"])})
+
+
+def event_of(row: Row) -> Event:
+    """The event of a row."""
+    return Event(**row)

@@ -1,0 +1,253 @@
+"""The store: the only door to what a run keeps. Nouns in, nouns out.
+
+Invariant: when an awaited write returns, it is durable, with its events and counts; writing the same thing twice leaves
+what writing it once left. Several processes may have the same store open. Every method raises `StoreError`, whose message is
+one line; after `StoreFull` nothing more is written. Not covered: tensors (`blobs.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from store import reads, rows, writes
+from store.database import Mode, StoreError, StoreFull, connect, prepare
+from store.reads import Accepted, Placed, Read, Readers, RunRecord
+from store.types import (
+    Advance,
+    Attempt,
+    Call,
+    Checkpoint,
+    Event,
+    Failure,
+    Lesson,
+    Metrics,
+    Node,
+    Question,
+    QuestionState,
+    Report,
+    Route,
+    Trajectory,
+    Verdict,
+)
+from store.writer import Clock, Op, Writer
+from store.writes import RunState, Split
+
+__all__ = ["Accepted", "Placed", "RunRecord", "RunState", "Split", "Store", "StoreError", "StoreFull", "open_store"]
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_store(
+    path: Path, *, create: bool = True, read_only: bool = False, clock: Clock = time.time
+) -> AsyncIterator[Store]:
+    """Open the database at `path`, at the newest revision; `read_only` never changes it, while others may write.
+
+    Raises `StoreError` if there is none and `create` is not set, if it is not a store, or was made by a newer version.
+    """
+    mode: Mode = "read" if read_only else "create" if create else "write"
+    await asyncio.to_thread(prepare, path, mode)
+    readers = Readers(path, "read")
+    writer = None if read_only else Writer(path, connect(path, "write"), clock, asyncio.get_running_loop())
+    try:
+        yield Store(path, readers, writer)
+    finally:
+        if writer is not None:
+            await writer.close()
+        await readers.close()
+
+
+class Store:
+    """What `open_store` gives. Writes go through the one writer of this process, reads beside it."""
+
+    def __init__(self, path: Path, readers: Readers, writer: Writer | None) -> None:
+        self._path = path
+        self._readers = readers
+        self._writer = writer
+
+    async def _write(self, op: Op[T]) -> T:
+        if self._writer is None:
+            raise StoreError(f"{self._path}: opened for reading only")
+        return await self._writer.submit(op)
+
+    async def _read(self, read: Read[T]) -> T:
+        return await self._readers.run(read)
+
+    # The run
+
+    async def begin_run(self, run_id: str, name: str, config: str) -> None:
+        """The run begins, or goes on. A store belongs to one run: another id is a `StoreError`."""
+        await self._write(lambda tx: writes.begin_run(tx, run_id, name, config))
+
+    async def run(self) -> RunRecord | None:
+        """The run of this store, if one has begun."""
+        return await self._read(reads.run)
+
+    async def end_run(self, state: RunState) -> None:
+        """The run ends as `state`."""
+        await self._write(lambda tx: writes.end_run(tx, state))
+
+    async def add_stage_seconds(self, stage: str, seconds: float) -> None:
+        """Add to the time that a stage has worked, in this process and those before it."""
+        await self._write(lambda tx: writes.add_stage_seconds(tx, stage, seconds))
+
+    async def stage_seconds(self) -> dict[str, float]:
+        """How long each stage has worked."""
+        return await self._read(reads.stage_seconds)
+
+    # Questions
+
+    async def add_questions(self, questions: Sequence[Question], *, split: Split) -> int:
+        """Append those that are not in the store yet, in their order; how many were new."""
+        columns = [rows.question_row(question) for question in questions]
+        return await self._write(lambda tx: writes.add_questions(tx, columns, split))
+
+    async def questions(self, split: Split, after: int = -1, limit: int = 1000) -> list[Placed]:
+        """The questions of a split whose position is above `after`, in order."""
+        return await self._read(lambda cursor: reads.questions(cursor, split, after, limit))
+
+    async def question(self, question_id: str) -> tuple[Question, QuestionState, str] | None:
+        """One question, where it stands, and why."""
+        placed = await self._read(lambda cursor: reads.question(cursor, question_id))
+        return None if placed is None else (placed.question, placed.state, placed.reason)
+
+    async def lease_question(self, owner: str, lease_s: float) -> Question | None:
+        """Lease the first train question that is pending, or whose lease has expired; None if there is none now."""
+        row = await self._write(lambda tx: writes.lease_question(tx, owner, lease_s))
+        return None if row is None else rows.question_of(row)
+
+    async def renew_leases(self, owner: str, lease_s: float) -> int:
+        """Let all leases of `owner` last `lease_s` from now; how many it has."""
+        return await self._write(lambda tx: writes.renew_leases(tx, owner, lease_s))
+
+    async def release_leases(self, owner: str | None = None) -> int:
+        """Set leased questions back to PENDING: those of `owner`, or all; how many."""
+        return await self._write(lambda tx: writes.release_leases(tx, owner))
+
+    async def settle_question(
+        self,
+        question_id: str,
+        state: QuestionState,
+        reason: str,
+        trajectories: Sequence[Trajectory],
+        verdicts: Sequence[Verdict],
+        routes: Sequence[Route],
+        tree_update: Advance | None = None,
+    ) -> bool:
+        """End a question's work: its last advance, its trajectories, its state and its lease, all or nothing.
+
+        False if it was settled before: the first settlement stands.
+        """
+        if state not in writes.TERMINAL:
+            raise ValueError(f"a question is not settled as {state!r}")
+        op = partial(
+            writes.settle_question,
+            question=question_id,
+            state=QuestionState(state),
+            reason=reason,
+            trajectories=[rows.trajectory_row(trajectory) for trajectory in trajectories],
+            verdicts=[rows.verdict_row(verdict) for verdict in verdicts],
+            routes=[rows.route_row(route) for route in routes],
+            tree=None if tree_update is None else (_nodes(tree_update), tree_update.expanded),
+        )
+        return await self._write(op)
+
+    # A question's work
+
+    async def tree(self, question_id: str) -> list[Node]:
+        """The nodes of a question, by depth, rank and id."""
+        return await self._read(lambda cursor: reads.tree(cursor, question_id))
+
+    async def calls(self, subject: str) -> dict[str, Call]:
+        """The calls about a subject, by their id: what need not be asked again."""
+        return await self._read(lambda cursor: reads.calls(cursor, subject))
+
+    async def record_calls(self, calls: Sequence[Call]) -> None:
+        """Keep finished calls."""
+        columns = [rows.call_row(call) for call in calls]
+        await self._write(lambda tx: writes.record_calls(tx, columns))
+
+    async def record_advance(self, advance: Advance) -> None:
+        """Keep the new nodes, move known ones forward, set the expanded ones to KEPT."""
+        columns = _nodes(advance)
+        await self._write(lambda tx: writes.record_advance(tx, advance.question, columns, advance.expanded))
+
+    async def trajectories(self, question_id: str) -> list[tuple[Trajectory, Verdict | None]]:
+        """The trajectories of a question with their verdicts, by id."""
+        return await self._read(lambda cursor: reads.trajectories(cursor, question_id))
+
+    async def accepted(self, after: tuple[int, str] = (-1, ""), limit: int = 100) -> list[Accepted]:
+        """A page of accepted trajectories by question and id; the next page comes after the last one's `cursor`."""
+        return await self._read(lambda cursor: reads.accepted(cursor, after, limit))
+
+    async def record_failure(self, failure: Failure) -> None:
+        """Keep a failure."""
+        columns = rows.failure_row(failure)
+        await self._write(lambda tx: writes.record_failure(tx, columns))
+
+    async def failures(self, after: str = "", limit: int = 1000) -> list[Failure]:
+        """The failures whose id is above `after`, by id."""
+        return await self._read(lambda cursor: reads.failures(cursor, after, limit))
+
+    # Students
+
+    async def lessons(self, student: str, best_only: bool = False) -> list[Lesson]:
+        """The accepted trajectories that the newest round routes to a student: by question, then the best score first."""
+        return await self._read(lambda cursor: reads.lessons(cursor, student, best_only))
+
+    async def record_training(
+        self, reports: Sequence[Report], metrics: Sequence[Metrics], checkpoint: Checkpoint | None = None
+    ) -> None:
+        """Keep what a student measured. A checkpoint of the same update replaces the one before: it is what lies on disk."""
+        op = partial(
+            writes.record_training,
+            reports=[rows.report_row(report) for report in reports],
+            metrics=[rows.metrics_row(one) for one in metrics],
+            checkpoint=None if checkpoint is None else rows.checkpoint_row(checkpoint),
+        )
+        await self._write(op)
+
+    async def checkpoints(self, student: str) -> list[Checkpoint]:
+        """The checkpoints of a student, by update."""
+        return await self._read(lambda cursor: reads.checkpoints(cursor, student))
+
+    async def metrics(self, student: str) -> list[Metrics]:
+        """The metrics of a student, by update."""
+        return await self._read(lambda cursor: reads.metrics(cursor, student))
+
+    async def record_attempts(self, attempts: Sequence[Attempt]) -> None:
+        """Keep answers to held-out questions."""
+        columns = [rows.attempt_row(attempt) for attempt in attempts]
+        await self._write(lambda tx: writes.record_attempts(tx, columns))
+
+    async def attempts(self, model: str) -> list[Attempt]:
+        """The attempts of a model, by question, sample and id."""
+        return await self._read(lambda cursor: reads.attempts(cursor, model))
+
+    # The whole
+
+    async def counts(self) -> dict[str, int]:
+        """The counts by name, such as `questions.solved`, `nodes.pruned`, `trajectories.accepted`, `tokens.prompt`."""
+        return await self._read(reads.counts)
+
+    async def mean_score(self) -> float | None:
+        """The mean score of the accepted trajectories that have one, to a billionth."""
+        return await self._read(reads.mean_score)
+
+    async def events(self, after: int = 0, limit: int = 1000) -> list[Event]:
+        """The events whose number is above `after`, in the order of their commits."""
+        return await self._read(lambda cursor: reads.events(cursor, after, limit))
+
+    async def dump(self) -> dict[str, list[dict[str, Any]]]:
+        """Every table's rows by primary key, without times and the numbers of events: equal for equal runs."""
+        return await self._read(reads.dump)
+
+
+def _nodes(advance: Advance) -> list[rows.Columns]:
+    return [rows.node_row(node) for node in (*advance.kept, *advance.finished, *advance.pruned, *advance.late)]

@@ -1,0 +1,291 @@
+"""The writes, as ops for the writer: each changes rows and, only if it really changed some, counts and events.
+
+Invariant: running an op twice leaves what running it once left. A tree only moves forward (LATE, OPEN, FINISHED, then KEPT
+or PRUNED), and a question's first settlement stands, so that an old message that comes again changes nothing.
+An extended lease and a stage's seconds are times, and have no event. Not covered: checking nouns (`rows.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from sqlalchemy import Update, and_, bindparam, func, or_, select, update
+from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlmodel import SQLModel
+
+from store import tables
+from store.database import StoreError
+from store.rows import Columns
+from store.tables import table
+from store.types import NodeState, Outcome, QuestionState
+from store.writer import Transaction
+
+Split = Literal["train", "held_out"]
+RunState = Literal["running", "finished", "interrupted"]
+
+SCORE_UNIT = 10**9
+"""Scores are summed as whole billionths, so that the sum does not depend on the order."""
+
+_FORWARD = {NodeState.LATE: 0, NodeState.OPEN: 1, NodeState.FINISHED: 2, NodeState.KEPT: 3, NodeState.PRUNED: 3}
+TERMINAL = {QuestionState.SOLVED, QuestionState.UNSOLVED}
+
+
+def _new(row: type[SQLModel]) -> Insert:
+    return insert(table(row)).on_conflict_do_nothing()
+
+
+_run, _question, _node = table(tables.RunRow), table(tables.QuestionRow), table(tables.NodeRow)
+
+_NEW_RUN, _NEW_QUESTION, _NEW_NODE = _new(tables.RunRow), _new(tables.QuestionRow), _new(tables.NodeRow)
+_NEW_CALL, _NEW_TRAJECTORY, _NEW_VERDICT = _new(tables.CallRow), _new(tables.TrajectoryRow), _new(tables.VerdictRow)
+_NEW_ROUTE, _NEW_FAILURE, _NEW_ATTEMPT = _new(tables.RouteRow), _new(tables.FailureRow), _new(tables.AttemptRow)
+_NEW_REPORT, _NEW_METRICS = _new(tables.ReportRow), _new(tables.MetricsRow)
+
+_RUN = select(_run.c.id, _run.c.state)
+_SET_RUN = update(_run).values(state=bindparam("to"), finished_at=bindparam("at")).where(_run.c.state != bindparam("to"))
+
+_LAST_POSITION = select(func.max(_question.c.position)).where(_question.c.split == bindparam("in_split"))
+_QUESTION_STATE = select(_question.c.state).where(_question.c.id == bindparam("key"))
+_TRAIN = _question.c.split == "train"
+_IS_LEASED = and_(_TRAIN, _question.c.state == QuestionState.LEASED.value)
+_OWNED = or_(bindparam("owner") == None, _question.c.lease_owner == bindparam("owner"))  # noqa: E711 - SQL
+_PENDING = (
+    select(_question).where(_TRAIN, _question.c.state == QuestionState.PENDING.value).order_by(_question.c.position).limit(1)
+)
+_EXPIRED = (
+    select(_question).where(_IS_LEASED, _question.c.lease_expires_at <= bindparam("now")).order_by(_question.c.position).limit(1)
+)
+_LEASED_BY = select(_question.c.id).where(_IS_LEASED, _OWNED).order_by(_question.c.position)
+_RENEW = update(_question).values(lease_expires_at=bindparam("until")).where(_IS_LEASED, _OWNED)
+
+
+def _set_question(key: str = "key") -> Update:
+    return (
+        update(_question)
+        .values(
+            state=bindparam("to"), reason=bindparam("why"), lease_owner=bindparam("owner"), lease_expires_at=bindparam("until")
+        )
+        .where(_question.c.id == bindparam(key))
+    )
+
+
+_SET_QUESTION = _set_question()
+
+_NODE_NOW = select(_node.c.state, _node.c.rank).where(_node.c.id == bindparam("key"))
+_SET_NODE = update(_node).values(state=bindparam("to"), rank=bindparam("place")).where(_node.c.id == bindparam("key"))
+
+_checkpoint = insert(table(tables.CheckpointRow))
+_kept, _given = table(tables.CheckpointRow).c, _checkpoint.excluded
+_PUT_CHECKPOINT = _checkpoint.on_conflict_do_update(
+    index_elements=["student", "update"],
+    set_={"directory": _given.directory, "config_hash": _given.config_hash, "final": _given.final},
+    where=or_(_kept.directory != _given.directory, _kept.config_hash != _given.config_hash, _kept.final != _given.final),
+)
+_stage = insert(table(tables.StageRow))
+_ADD_SECONDS = _stage.on_conflict_do_update(
+    index_elements=["name"], set_={"seconds": table(tables.StageRow).c.seconds + _stage.excluded.seconds}
+)
+
+
+def begin_run(tx: Transaction, run_id: str, name: str, config: str) -> None:
+    """Make the run's row, or set the row of an interrupted run back to running. Raises `StoreError` for another run's."""
+    row = {"id": run_id, "name": name, "config": config, "state": "running", "started_at": tx.now, "finished_at": None}
+    for run in tx.rows(_RUN, {}):
+        if run["id"] != run_id:
+            raise StoreError(f"this store belongs to run {run['id']}, not to {run_id}")
+    if tx.change(_NEW_RUN, row) or tx.change(_SET_RUN, {"to": "running", "at": None}):
+        tx.event("run_running", run_id)
+
+
+def end_run(tx: Transaction, state: RunState) -> None:
+    """Note how the run ended. Raises `StoreError` if none was begun."""
+    runs = tx.rows(_RUN, {})
+    if not runs:
+        raise StoreError("no run has begun in this store")
+    if tx.change(_SET_RUN, {"to": state, "at": tx.now}):
+        tx.event(f"run_{state}", runs[0]["id"])
+
+
+def add_questions(tx: Transaction, rows: Sequence[Columns], split: Split) -> int:
+    """Append the questions that are not here yet, in their order; how many were."""
+    last = tx.rows(_LAST_POSITION, {"in_split": split})[0][0]
+    position = first = 0 if last is None else last + 1
+    kept = {"split": split, "state": QuestionState.PENDING.value, "reason": "", "lease_owner": None, "lease_expires_at": None}
+    for row in rows:
+        if tx.change(_NEW_QUESTION, {**row, **kept, "position": position}):
+            position += 1
+            tx.event("question", row["id"])
+    if position > first:
+        tx.count("questions.pending" if split == "train" else "held_out.questions", position - first)
+    return position - first
+
+
+def lease_question(tx: Transaction, owner: str, lease_s: float) -> Any | None:
+    """Lease the first train question that nobody works on; its row."""
+    found = tx.rows(_PENDING, {}) + tx.rows(_EXPIRED, {"now": tx.now})
+    if not found:
+        return None
+    first = min(found, key=lambda row: row["position"])
+    _move_question(tx, first["id"], first["state"], QuestionState.LEASED, owner=owner, until=tx.now + lease_s)
+    tx.event("question_leased", first["id"])
+    return first
+
+
+def renew_leases(tx: Transaction, owner: str, lease_s: float) -> int:
+    """Extend all leases of `owner`; how many it has."""
+    return tx.change(_RENEW, {"owner": owner, "until": tx.now + lease_s})
+
+
+def release_leases(tx: Transaction, owner: str | None) -> int:
+    """Set the questions leased by `owner` (None: by anyone) back to PENDING; how many."""
+    leased = tx.rows(_LEASED_BY, {"owner": owner})
+    for row in leased:
+        _move_question(tx, row["id"], QuestionState.LEASED, QuestionState.PENDING)
+        tx.event("question_released", row["id"])
+    return len(leased)
+
+
+def _move_question(
+    tx: Transaction,
+    question: str,
+    state: str,
+    to: QuestionState,
+    *,
+    why: str = "",
+    owner: str | None = None,
+    until: float | None = None,
+) -> None:
+    tx.change(_SET_QUESTION, {"key": question, "to": to.value, "why": why, "owner": owner, "until": until})
+    tx.count(f"questions.{state}", -1)
+    tx.count(f"questions.{to.value}")
+
+
+def record_calls(tx: Transaction, rows: Iterable[Columns]) -> int:
+    """Keep the calls that are new; how many were."""
+    new = 0
+    for row in rows:
+        if tx.change(_NEW_CALL, row):
+            new += 1
+            tx.event("call", row["subject"])
+            tx.count(f"calls.{row['purpose']}")
+            for kind in ("prompt", "completion", "cached"):
+                tx.count(f"tokens.{kind}", row[f"{kind}_tokens"])
+    return new
+
+
+def record_advance(tx: Transaction, question: str, rows: Iterable[Columns], expanded: Sequence[str]) -> bool:
+    """Keep new nodes, move known ones forward, mark the expanded ones; whether anything changed."""
+    changed = False
+    for row in rows:
+        changed |= _put_node(tx, row)
+    for node in expanded:
+        changed |= _move_node(tx, node, NodeState.KEPT)
+    if changed:
+        tx.event("advance", question)
+    return changed
+
+
+def _put_node(tx: Transaction, row: Columns) -> bool:
+    if tx.change(_NEW_NODE, row):
+        tx.count(f"nodes.{row['state']}")
+        return True
+    return _move_node(tx, row["id"], NodeState(row["state"]), row["rank"])
+
+
+def _move_node(tx: Transaction, node: str, to: NodeState, rank: int | None = None) -> bool:
+    found = tx.rows(_NODE_NOW, {"key": node})
+    if not found:
+        raise StoreError(f"node {node} is not in the store")
+    state, place = NodeState(found[0]["state"]), found[0]["rank"]
+    if state != to and _FORWARD[to] <= _FORWARD[state]:
+        return False
+    rank = place if rank is None else rank
+    if (state, place) == (to, rank):
+        return False
+    tx.change(_SET_NODE, {"key": node, "to": to.value, "place": rank})
+    tx.count(f"nodes.{state.value}", -1)
+    tx.count(f"nodes.{to.value}")
+    return True
+
+
+def settle_question(
+    tx: Transaction,
+    question: str,
+    state: QuestionState,
+    reason: str,
+    trajectories: Sequence[Columns],
+    verdicts: Sequence[Columns],
+    routes: Sequence[Columns],
+    tree: tuple[Sequence[Columns], Sequence[str]] | None,
+) -> bool:
+    """End a question's work, all at once; False if it had been settled before, and then nothing changes."""
+    found = tx.rows(_QUESTION_STATE, {"key": question})
+    if not found:
+        raise StoreError(f"question {question} is not in the store")
+    before = QuestionState(found[0]["state"])
+    if before in TERMINAL:
+        return False
+    if tree is not None:
+        record_advance(tx, question, *tree)
+    _add_trajectories(tx, trajectories, verdicts)
+    for row in routes:
+        if tx.change(_NEW_ROUTE, row):
+            tx.event("route", row["trajectory"])
+            tx.count(f"routes.{row['student']}")
+    _move_question(tx, question, before, state, why=reason)
+    tx.event(f"question_{state.value}", question)
+    return True
+
+
+def _add_trajectories(tx: Transaction, trajectories: Sequence[Columns], verdicts: Sequence[Columns]) -> None:
+    for row in trajectories:
+        if tx.change(_NEW_TRAJECTORY, row):
+            tx.event("trajectory", row["id"])
+    scores = {row["id"]: row["score"] for row in trajectories}
+    for row in verdicts:
+        if tx.change(_NEW_VERDICT, row):
+            tx.event("verdict", row["trajectory"])
+            tx.count(f"trajectories.{row['outcome']}")
+            score = scores.get(row["trajectory"])
+            if row["outcome"] == Outcome.ACCEPTED.value and score is not None:
+                tx.count("score.count")
+                tx.count("score.billionths", round(score * SCORE_UNIT))
+
+
+def record_failure(tx: Transaction, row: Columns) -> bool:
+    """Keep a failure; whether it is new."""
+    new = bool(tx.change(_NEW_FAILURE, row))
+    if new:
+        tx.event("failure", row["subject"])
+        tx.count(f"failures.{row['where']}")
+    return new
+
+
+def record_attempts(tx: Transaction, rows: Iterable[Columns]) -> int:
+    """Keep the attempts that are new; how many were."""
+    new = 0
+    for row in rows:
+        if tx.change(_NEW_ATTEMPT, row):
+            new += 1
+            tx.event("attempt", row["question"])
+            tx.count(f"attempts.{row['model']}")
+    return new
+
+
+def record_training(tx: Transaction, reports: Iterable[Columns], metrics: Iterable[Columns], checkpoint: Columns | None) -> None:
+    """Keep what a student measured, and where its checkpoint of an update lies now."""
+    for row in reports:
+        if tx.change(_NEW_REPORT, row):
+            tx.event("report", row["student"])
+            tx.count(f"reports.{row['student']}")
+    for row in metrics:
+        if tx.change(_NEW_METRICS, row):
+            tx.event("metrics", row["student"])
+    if checkpoint is not None and tx.change(_PUT_CHECKPOINT, checkpoint):
+        tx.event("checkpoint", checkpoint["student"])
+
+
+def add_stage_seconds(tx: Transaction, stage: str, seconds: float) -> None:
+    """Add to the time that a stage has worked."""
+    tx.change(_ADD_SECONDS, {"name": stage, "seconds": seconds})

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.load import ConfigError, differences, dump, load, recipes
+from configs.schema import RunConfig
+
+SMALL = """\
+name: small
+questions:
+  - {kind: word_problems, count: 4}
+engines:
+  one: {kind: scripted}
+teachers:
+  - {name: ann, engine: one}
+prover: {engine: one}
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def mistake(source: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(source, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_recipe_loads_says_what_it_is_and_survives_a_dump(name: str, tmp_path: Path) -> None:
+    config = load(name)
+    assert recipes()[name]
+    assert load(written(tmp_path, dump(config))) == config
+
+
+def test_an_override_reaches_into_lists_and_absent_parts(tmp_path: Path) -> None:
+    config = load(written(tmp_path, SMALL), ["teachers.0.temperature=0.9", "search.beam=8", "run_dir=/x"])
+    assert (config.teachers[0].temperature, config.search.beam, config.run_dir) == (0.9, 8, Path("/x"))
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "expected"),
+    [
+        (("count: 4", "count: 4, sead: 1"), 3, "questions[0].sead: unknown key; did you mean 'seed'? accepted: count, kind,"),
+        (("count: 4", "count: many"), 3, "questions[0].count: input should be a valid integer"),
+        (("count: 4", "count: 0"), 3, "greater than or equal to 1, not 0"),
+        (("engine: one}\nprover", "engine: two}\nprover"), 7, "teachers[0].engine: no engine is called 'two'; engines: one"),
+        (("scripted", "scripted, skil: 1"), 5, "engines.one.skil: unknown key; did you mean 'skill'?"),
+        (("kind: scripted", "kind: vllmm"), 5, "'transformers', 'scripted'"),
+        (("name: small\n", ""), None, "name: missing"),
+        (("name: small", "name: [a"), 2, "not YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, change: tuple[str, str], line: int | None, expected: str) -> None:
+    source = written(tmp_path, SMALL.replace(*change))
+    told = mistake(source)
+    assert "\n" not in told
+    assert told.startswith(f"{source}:{line}: " if line else f"{source}: ")
+    assert expected in told
+
+
+@pytest.mark.parametrize(
+    ("source", "override", "expected"),
+    [
+        ("nowhere.yaml", None, "nowhere.yaml: no such file"),
+        ("quickstat", None, "neither a file nor a recipe; recipes: "),
+        ("quickstart", "search.beam", "must be KEY=VALUE"),
+        ("quickstart", "search.beem=1", "--set search.beem=1: search.beem: unknown key; did you mean 'beam'?"),
+        ("quickstart", "teachers.9.engine=x", "9 is not an index into a list of 3"),
+    ],
+)
+def test_a_wrong_name_or_override_is_one_line(source: str, override: str | None, expected: str) -> None:
+    told = mistake(source, *([override] if override else []))
+    assert expected in told
+    assert "\n" not in told
+
+
+def test_differences_name_keys_and_leave_out_harmless_ones() -> None:
+    old = load("quickstart")
+    new = load("quickstart", ["search.beam=8", "limits.questions=1", "logging.level=debug", "run_dir=/elsewhere"])
+    assert differences(old, new) == ["search.beam: 4 -> 8"]
+
+
+def test_every_key_has_a_docstring() -> None:
+    def described(schema: dict) -> bool:
+        return all("description" in prop for prop in schema.get("properties", {}).values())
+
+    schema = RunConfig.model_json_schema()
+    assert all(described(part) for part in [schema, *schema["$defs"].values()])
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_config_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(ConfigError):
+        load(str(path))
