@@ -26,7 +26,7 @@ from store.types import Kind
 _MARKER = re.compile(
     r"\b(?:answer|correct option|correct choice)(?:\s+to\s+(?:the|this)\s+(?:question|problem))?[\s*_]*(?:(?:is|are|was)\b|[:=])"
     r"|\bfinal answer[*_ ]*(?=\n)|####",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 _DRESS = " \t\r\n\f\v*_`:\"'"
 _SENTENCE_END = re.compile(r"\.(?=[*_`$\")\]]*(?:\s|$))|(?<![0-9])!(?=[*_`$\")\]]*(?:\s|$))|\n")
@@ -153,7 +153,8 @@ def _last_number(text: str) -> str | None:
 
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 _LETTER = re.compile(
-    r"(?:(?:option|choice|answer) )?(?P<open>\(?)(?P<letter>[A-Z])(?:\)|(?=[.:,]|$| -))[.:,]? ?-? ?(?P<text>.*)", re.IGNORECASE
+    r"(?:(?:option|choice|answer) )?(?P<open>\(?)(?P<letter>[A-Z])(?:\)|(?=[.:,]|$| -))[.:,]? ?-? ?(?P<text>.*)",
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -210,11 +211,12 @@ _VERDICTS = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 _VERDICT = re.compile(
     r"(?P<verdict>yes|no|true|false)(?:[.!]*"
     r"|(?:[,;:.!] ?| ?[\u2014\u2013-] ?| (?=(?:because|since|as|it|he|she|they|we|the|this|that|you)\b))"
-    r"(?!or\b|and\b|but\b|maybe\b)(?P<why>.*))",
-    re.IGNORECASE,
+    r"(?! ?(?:or|and|but|maybe)\b)(?P<why>.*))",
+    re.IGNORECASE | re.ASCII,
 )
 _STANDING = re.compile(
-    r"(?<![\w'-])(?:(?P<not>not|n't|or|and) )?(?P<verdict>yes|no|true|false)(?=\**(?:[.,;!]|$))", re.IGNORECASE | re.MULTILINE
+    r"(?<![\w'-])(?:(?P<not>not|n't|or|and) )?(?P<verdict>yes|no|true|false)(?=\**(?:[.,;!]|$))",
+    re.IGNORECASE | re.MULTILINE | re.ASCII,
 )
 
 

@@ -40,7 +40,7 @@ async def export_messages(store: Store, path: Path, *, system: str | None = None
 
 
 async def _accepted(store: Store) -> AsyncIterator[tuple[Question, Trajectory, Verdict, list[Node]]]:
-    cursor: tuple[int, str] | None = None
+    cursor = (-1, "")
     while page := await store.accepted(after=cursor, limit=_PAGE):
         for accepted in page:
             yield accepted.question, accepted.trajectory, accepted.verdict, accepted.nodes

@@ -36,7 +36,7 @@ async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str
         "trajectories_by_verdict": {k.partition(".")[2]: v for k, v in counts.items() if k.startswith("trajectories.")},
         "accepted": counts.get("trajectories.accepted", 0),
         "mean_score": await store.mean_score(),
-        "failures": counts.get("failures", 0),
+        "failures": sum(value for key, value in counts.items() if key.startswith("failures.")),
         "calls": sum(value for key, value in counts.items() if key.startswith("calls.")),
         "tokens": generated,
         "tokens_prompt": counts.get("tokens.prompt", 0),

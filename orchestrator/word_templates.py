@@ -13,11 +13,16 @@ from typing import Literal
 
 Operation = Literal["+", "-", "*", "/"]
 
-HE = tuple(
-    "Tom Ben Sam Leo Max Omar Ivan Luis Noah Eric Paul Adam Jack Ravi Hugo Karl Theo Marco Felix Daniel Peter Yusuf Kenji David".split()
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(names.split())
+
+
+HE = _listed(
+    "Tom Ben Sam Leo Max Omar Ivan Luis Noah Eric Paul Adam Jack Ravi Hugo Karl Theo Marco Felix Daniel Peter Yusuf Kenji David"
 )
-SHE = tuple(
-    "Anna Mia Sara Lily Emma Nora Ruth Zoe Ella Lena Maya Ines Rosa Jane Amy Kate Clara Fatima Julia Priya Olga Yuki Helen Grace".split()
+SHE = _listed(
+    "Anna Mia Sara Lily Emma Nora Ruth Zoe Ella Lena Maya Ines Rosa Jane Amy Kate Clara Fatima Julia Priya Olga Yuki Helen Grace"
 )
 
 
@@ -43,9 +48,14 @@ class Theme:
     openings: tuple[str, ...]
     products: tuple[str, ...]
     happenings: tuple[Happening, ...]
-    questions: tuple[str, ...]
+    asked: tuple[str, ...]
+    """Questions after a change."""
     left: tuple[str, ...]
-    """Questions that fit when the last thing that happened took something away."""
+    """Questions after something was taken away."""
+    plain: str
+    """The question after a comparison."""
+    total: str
+    """The question after nothing but a product."""
     things: tuple[str, ...] = ("",)
     boxes: tuple[tuple[str, str], ...] = (("", ""),)
 
@@ -60,20 +70,18 @@ _POSSESSION = (
     Happening("*", "{friend} has {times} as many {objs} as {name}{now}", state=True, switches=True),
     Happening("+", "{friend} has {n} {objs}", "How many {objs} do {name} and {friend} have together?", state=True),
     Happening("-", "{friend} has {n} {objs}", "How many more {objs} does {name} have than {friend}?", state=True),
-    Happening("*", "{he} sells all the {objs} for {n} dollars each", "How many dollars does {he} get?"),
+    Happening("*", "{he} sells all {his} {objs} for {n} dollars each", "How many dollars does {he} get?"),
     Happening("*", "each of {name}'s {objs} is worth {n} dollars", "How many dollars are all the {objs} worth?", state=True),
-    Happening("/", "{he} shares all the {objs} equally among {n} friends", "How many {objs} does each friend get?"),
+    Happening("/", "{he} shares all {his} {objs} equally among {n} friends", "How many {objs} does each friend get?"),
     Happening(
-        "/", "{he} puts all the {objs} into {n} {boxes}, with the same number in each", "How many {objs} are in each {box}?"
+        "/", "{he} puts all {his} {objs} into {n} {boxes}, with the same number in each", "How many {objs} are in each {box}?"
     ),
-    Happening("/", "{he} packs all the {objs} into {boxes}, with {n} {objs} in each {box}", "How many {boxes} does {he} need?"),
-    Happening("/", "{he} divides the {objs} into {n} equal piles and keeps only one pile"),
-    Happening("/", "{he} gives half of the {objs} to {friend}", only=2),
+    Happening("/", "{he} packs all {his} {objs} into {boxes}, with {n} {objs} in each {box}", "How many {boxes} does {he} need?"),
+    Happening("/", "{he} divides {his} {objs} into {n} equal piles and keeps only one pile"),
+    Happening("/", "{he} gives half of {his} {objs} to {friend}", only=2),
     *_all("+", "{friend} gives {him} {n} more {objs}", "{he} gets {n} more {objs} from {his} aunt"),
     *_all("-", "{he} gives {n} {objs} to {friend}", "{he} sells {n} {objs} to {friend}", "{friend} takes {n} of the {objs}"),
 )
-_OWNED = ("How many {objs} does {name} have now?", "How many {objs} does {he} have in the end?", "How many {objs} does {name} have?")
-_OWNED_LEFT = ("How many {objs} does {name} have left?", "How many {objs} are left?", "How many {objs} does {he} still have?")
 _IN_BOXES = (
     "{name} has {a} {boxes} with {b} {objs} in each {box}",
     "{name} has {a} {boxes}, and each {box} holds {b} {objs}",
@@ -88,15 +96,26 @@ def _owned(name: str, *, openings: tuple[str, ...], events: tuple[Happening, ...
         openings=("{name} has {a} {objs}", "{name} starts the week with {a} {objs}", *openings),
         products=_IN_BOXES,
         happenings=_POSSESSION + events,
-        questions=_OWNED,
-        left=_OWNED_LEFT,
+        asked=("How many {objs} does {name} have now?", "How many {objs} does {he} have in the end?"),
+        left=("How many {objs} does {name} have left?", "How many {objs} does {he} still have?"),
+        plain="How many {objs} does {name} have?",
+        total="How many {objs} does {name} have in all?",
         things=tuple(things.split(", ")),
         boxes=tuple((pair[0], pair[1]) for pair in pairs),
     )
 
 
 def _group(name: str, *, openings: tuple[str, ...], product: str, events: tuple[Happening, ...], asked: str, left: str) -> Theme:
-    return Theme(name=name, openings=openings, products=(product,), happenings=events, questions=(asked,), left=(asked, left))
+    return Theme(
+        name=name,
+        openings=openings,
+        products=(product,),
+        happenings=events,
+        asked=(asked,),
+        left=(asked, left),
+        plain=asked,
+        total=f"How many {name} are there in all?",
+    )
 
 
 _FOOD = _owned(
@@ -114,7 +133,9 @@ _TOYS = _owned(
     openings=("{name} has collected {a} {objs}", "{name} keeps {a} {objs} in a drawer"),
     events=(
         *_all("+", "{he} finds {n} more {objs}", "{he} wins {n} more {objs} in a game", "{he} buys {n} more {objs} at a fair"),
-        *_all("-", "{he} loses {n} {objs}", "{he} trades {n} {objs} for a comic book", "{he} drops {n} {objs} and cannot find them"),
+        *_all(
+            "-", "{he} loses {n} {objs}", "{he} trades {n} {objs} for a comic book", "{he} drops {n} {objs} and cannot find them"
+        ),
     ),
     boxes="bag/bags, box/boxes, jar/jars",
     things="marbles, stickers, stamps, shells, beads, buttons, trading cards, toy cars, coins, badges, key rings",
@@ -127,7 +148,7 @@ _SUPPLIES = _owned(
         *_all("-", "{he} lends {n} {objs} to {friend}", "{he} uses up {n} {objs}", "{he} leaves {n} {objs} at school"),
     ),
     boxes="box/boxes, pack/packs, bag/bags",
-    things="pencils, crayons, pens, erasers, notebooks, markers, paper clips, folders, sheets of paper",
+    things="pencils, crayons, pens, erasers, notebooks, markers, paper clips, folders",
 )
 _FLOWERS = _owned(
     "flowers",
@@ -157,14 +178,18 @@ _MONEY = Theme(
         Happening("*", "{friend} has {times} as much money as {name}{now}", state=True, switches=True),
         Happening("+", "{friend} has {n} dollars", "How many dollars do {name} and {friend} have together?", state=True),
         Happening("-", "{friend} has {n} dollars", "How many more dollars does {name} have than {friend}?", state=True),
-        Happening("/", "{he} spends all the money on pens that cost {n} dollars each", "How many pens does {he} buy?"),
-        Happening("/", "{he} spends all the money on {n} tickets that cost the same", "How many dollars does each ticket cost?"),
-        Happening("/", "{he} shares the money equally among {n} cousins", "How many dollars does each cousin get?"),
-        Happening("/", "{he} gives half of the money to {friend}", only=2),
-        Happening("/", "{he} divides the money into {n} equal parts and keeps only one part"),
+        Happening("/", "{he} spends all {his} money on pens that cost {n} dollars each", "How many pens does {he} buy?"),
+        Happening(
+            "/", "{he} spends all {his} money on {n} tickets that cost the same", "How many dollars does each ticket cost?"
+        ),
+        Happening("/", "{he} shares {his} money equally among {n} cousins", "How many dollars does each cousin get?"),
+        Happening("/", "{he} gives half of {his} money to {friend}", only=2),
+        Happening("/", "{he} divides {his} money into {n} equal parts and keeps only one part"),
     ),
-    questions=("How many dollars does {name} have now?", "How many dollars does {he} have in the end?"),
-    left=("How many dollars does {name} have left?", "How many dollars are left?", "How many dollars does {he} still have?"),
+    asked=("How many dollars does {name} have now?", "How many dollars does {he} have in the end?"),
+    left=("How many dollars does {name} have left?", "How many dollars does {he} still have?"),
+    plain="How many dollars does {name} have?",
+    total="How many dollars is that in all?",
 )
 _GROUPS = (
     _group(
@@ -197,7 +222,7 @@ _GROUPS = (
     _group(
         "passengers",
         openings=("There are {a} passengers on a bus", "A bus sets off with {a} passengers"),
-        product="A bus stops {a} times, and {b} passengers get on at each stop",
+        product="An empty bus stops {a} times, and {b} passengers get on at each stop",
         events=(
             *_all("+", "{n} more passengers get on", "{n} more passengers get on at the station"),
             *_all("-", "{n} passengers get off", "{n} passengers get off at the school"),
@@ -235,10 +260,10 @@ _GROUPS = (
     ),
     _group(
         "sheep",
-        openings=("There are {a} sheep in a field", "A farmer has {a} sheep in a field"),
+        openings=("A farmer keeps {a} sheep", "A farmer has {a} sheep in a field"),
         product="A farmer has {a} barns, and there are {b} sheep in each barn",
         events=(
-            *_all("+", "the farmer buys {n} more sheep", "{n} lambs are born"),
+            *_all("+", "the farmer buys {n} more sheep", "a neighbor gives the farmer {n} sheep"),
             *_all("-", "the farmer sells {n} sheep", "{n} sheep run away"),
             Happening("*", "the farmer gets {n} pounds of wool from each sheep", "How many pounds of wool is that in all?"),
             Happening("/", "the farmer splits all the sheep evenly between {n} fields", "How many sheep are in each field?"),
@@ -247,4 +272,5 @@ _GROUPS = (
         left="How many sheep does the farmer have left?",
     ),
 )
-THEMES = (_FOOD, _TOYS, _SUPPLIES, _FLOWERS, _MONEY, *_GROUPS)
+THEMES = (*2 * (_FOOD, _TOYS, _SUPPLIES, _FLOWERS, _MONEY), *_GROUPS)
+"""All themes, as often as they are to be drawn."""

@@ -21,7 +21,7 @@ from sqlalchemy import ClauseElement, and_, bindparam, exists, or_, select
 from sqlmodel import SQLModel
 
 from store import rows, tables
-from store.database import Mode, connect, execute, store_error, transaction
+from store.database import connect, execute, store_error, transaction
 from store.tables import table
 from store.types import (
     Attempt,
@@ -85,9 +85,8 @@ class Accepted(NamedTuple):
 class Readers:
     """A few threads, each read on a connection of its own."""
 
-    def __init__(self, path: Path, mode: Mode) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._mode: Mode = mode
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="store-reader")
 
@@ -110,7 +109,7 @@ class Readers:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
-            return connect(self._path, self._mode)
+            return connect(self._path, "read")
 
     async def close(self) -> None:
         """End the threads and their connections."""
@@ -147,12 +146,12 @@ _STAGES = select(_stage).order_by(_stage.c.name)
 _COUNTS = select(_count).order_by(_count.c.name)
 _EVENTS = select(_event).where(_event.c.seq > bindparam("after")).order_by(_event.c.seq).limit(_LIMIT)
 
-_KEYS = select(_question.c.position, _question.c.id.label("question"), _trajectory.c.id.label("trajectory"))
+_keys = select(_question.c.position, _question.c.id.label("question"), _trajectory.c.id.label("trajectory"))
 _JUDGED = _question.join(_trajectory, _trajectory.c.question == _question.c.id).join(
     _verdict, and_(_verdict.c.trajectory == _trajectory.c.id, _verdict.c.outcome == Outcome.ACCEPTED.value)
 )
 _ACCEPTED = (
-    _KEYS.select_from(_JUDGED)
+    _keys.select_from(_JUDGED)
     .where(
         _question.c.split == "train",
         _question.c.position >= bindparam("position"),
@@ -166,7 +165,7 @@ _OVERRULED = exists().where(
     _later.c.student == _route.c.student, _later.c.trajectory == _route.c.trajectory, _later.c.round > _route.c.round
 )
 _LESSONS = (
-    _KEYS.add_columns(_trajectory.c.score)
+    _keys.add_columns(_trajectory.c.score)
     .distinct()
     .select_from(_JUDGED.join(_route, _route.c.trajectory == _trajectory.c.id))
     .where(_route.c.student == bindparam("student"), _route.c.gate > 0, ~_OVERRULED)

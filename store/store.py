@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from store import reads, rows, writes
-from store.database import Mode, StoreError, StoreFull, connect, prepare
+from store.database import BUSY_S, Mode, StoreError, StoreFull, connect, prepare
 from store.reads import Accepted, Placed, Read, Readers, RunRecord
 from store.types import (
     Advance,
@@ -45,22 +45,23 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def open_store(
-    path: Path, *, create: bool = True, read_only: bool = False, clock: Clock = time.time
+    path: Path, *, create: bool = True, read_only: bool = False, clock: Clock = time.time, busy_s: float = BUSY_S
 ) -> AsyncIterator[Store]:
     """Open the database at `path`, at the newest revision; `read_only` never changes it, while others may write.
 
-    Raises `StoreError` if there is none and `create` is not set, if it is not a store, or was made by a newer version.
+    A write waits up to `busy_s` for another process's.
+    Raises `StoreError` if there is no store and `create` is not set, if it is not a store, or was made by a newer version.
     """
     mode: Mode = "read" if read_only else "create" if create else "write"
     await asyncio.to_thread(prepare, path, mode)
-    readers = Readers(path, "read")
-    writer = None if read_only else Writer(path, connect(path, "write"), clock, asyncio.get_running_loop())
-    try:
+    async with AsyncExitStack() as stack:
+        readers = Readers(path)
+        stack.push_async_callback(readers.close)
+        writer = None
+        if not read_only:
+            writer = Writer(path, connect(path, "write"), clock, asyncio.get_running_loop(), busy_s)
+            stack.push_async_callback(writer.close)
         yield Store(path, readers, writer)
-    finally:
-        if writer is not None:
-            await writer.close()
-        await readers.close()
 
 
 class Store:

@@ -16,8 +16,9 @@ from sqlmodel import Field, SQLModel
 class _Row(SQLModel):
     """The table of `NodeRow` is `node`."""
 
-    @declared_attr  # pyright: ignore[reportArgumentType] - SQLAlchemy's types know columns here, not names
-    def __tablename__(cls) -> str:
+    # SQLModel says it is a declared_attr, whose types know columns and not names
+    @declared_attr  # pyright: ignore[reportArgumentType]
+    def __tablename__(cls) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return cls.__name__.removesuffix("Row").lower()
 
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ClauseElement, text
 from sqlalchemy.dialects.sqlite import insert
 
-from store.database import StoreError, execute, is_lasting, store_error, transaction
+from store.database import StoreError, execute, is_lasting, is_locked, store_error, transaction
 from store.tables import CountRow, table
 
 T = TypeVar("T")
@@ -87,10 +87,13 @@ class _Job:
 class Writer:
     """Consumes ops, produces commits; waits for the queue, unblocked by `submit` and `close`. Lives in one event loop."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, clock: Clock, loop: asyncio.AbstractEventLoop, busy_s: float
+    ) -> None:
         self._path = path
         self._connection = connection
         self._clock = clock
+        self._busy_s = busy_s
         self._loop = loop
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._room = asyncio.Semaphore(MAX_QUEUED)
@@ -136,18 +139,17 @@ class Writer:
         return group
 
     def _write(self, group: list[_Job]) -> None:
-        """Run the group in one transaction; if an op fails, run each alone, so that only the bad one fails."""
-        error = self._broken or self._try(group)
-        if error is not None and len(group) > 1 and self._broken is None:
+        """Write the group as one; if an op fails, write each job alone, so that only the bad one fails."""
+        error = self._run(group)
+        if error is not None:
             for job in group:
-                job.error = self._broken or self._try([job])
-        else:
-            for job in group:
-                job.error = error
+                job.error = error if len(group) == 1 or is_locked(error) else self._run([job])
 
-    def _try(self, group: list[_Job]) -> Exception | None:
+    def _run(self, group: list[_Job]) -> Exception | None:
+        if self._broken is not None:
+            return type(self._broken)(*self._broken.args)
         try:
-            with transaction(self._connection, "BEGIN IMMEDIATE") as cursor:
+            with transaction(self._connection, self._busy_s) as cursor:
                 writing = Transaction(cursor, self._clock())
                 for job in group:
                     job.result = job.op(writing)

@@ -38,6 +38,7 @@ class Node:
 
     @property
     def num_bytes(self) -> int:
+        """Size of the states."""
         return self.states.numel() * self.states.element_size()
 
 

@@ -40,14 +40,15 @@ class Span:
 
     @property
     def stop(self) -> int:
+        """One past the last."""
         return self.start + self.count
 
 
 class Slots:
-    """One tensor, [2, L, S, K, T, D]: keys and values. It grows as needed, up to `limit_bytes`."""
+    """One tensor, [2, L, S, K, T, D]: keys and values. It grows as needed, up to `limit_bytes`. `shape` is (L, K, D)."""
 
-    def __init__(self, *, layers: int, heads: int, width: int, dtype: torch.dtype, device: torch.device, limit_bytes: int) -> None:
-        self._fixed = (layers, heads, width)
+    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, limit_bytes: int) -> None:
+        layers, heads, width = self._shape = shape
         self._limit_bytes = limit_bytes
         # zeros, not empty: a masked NaN would still poison the sum over values
         self.tensor = torch.zeros(2, layers, 0, heads, 0, width, dtype=dtype, device=device)
@@ -63,7 +64,7 @@ class Slots:
         slots, length = max(slots, old.shape[2]), max(length, old.shape[4])
         if (slots, length) == (old.shape[2], old.shape[4]):
             return
-        layers, heads, width = self._fixed
+        layers, heads, width = self._shape
         slots, length = _round_up(slots, SLOT_CHUNK), _round_up(length, LENGTH_CHUNK)
         self.tensor = torch.zeros(2, layers, slots, heads, length, width, dtype=old.dtype, device=old.device)
         self.tensor[:, :, : old.shape[2], :, : old.shape[4]] = old
@@ -175,9 +176,17 @@ def _hide(hidden: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def slot_attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *, scaling: float, layout: Layout, **_: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: Tensor | None,
+    *,
+    scaling: float,
+    layout: Layout,
+    **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one layer, in the form that transformers calls: query [1, H, N, D], key and value [1, K, N, D] -> [1, N, H, D]."""
+    """Attention of one layer, as transformers calls it: query [1, H, N, D], key and value [1, K, N, D] -> [1, N, H, D]."""
     keys, values = layout.tensor[0, module.layer_idx], layout.tensor[1, module.layer_idx]  # [S, K, T, D]
     keys[layout.slots_N, :, layout.positions_N] = key[0].transpose(0, 1)
     values[layout.slots_N, :, layout.positions_N] = value[0].transpose(0, 1)

@@ -86,7 +86,10 @@ def test_what_is_kept_is_no_worse_than_what_is_pruned(width: int, rounds: list[l
         tree = tree.grown(change)
 
 
-@given(st.permutations(TEACHERS), st.lists(st.tuples(st.sampled_from(TEACHERS), st.integers(0, 10**6)), min_size=1, unique_by=lambda p: p[1]))
+@given(
+    st.permutations(TEACHERS),
+    st.lists(st.tuples(st.sampled_from(TEACHERS), st.integers(0, 10**6)), min_size=1, unique_by=lambda p: p[1]),
+)
 def test_permuting_teachers_changes_ties_only(order: list[str], proposed: list[tuple[str, int]]) -> None:
     search = Search(beam=2)
     scored = [(candidate(None, 1, f"s{value}", author), score(value / 10**6)) for author, value in proposed]
@@ -106,14 +109,22 @@ def test_ties_go_to_the_lower_teacher_and_then_to_the_better_beam() -> None:
 
 def test_beam_one_is_greedy() -> None:
     search = Search(beam=1)
-    rounds = [[("ann", 0.2, "step"), ("bob", 0.9, "step")], [("ann", 0.1, "step"), ("bob", 0.05, "closed")], [("cy", 0.3, "closed")]]
+    rounds = [
+        [("ann", 0.2, "step"), ("bob", 0.9, "step")],
+        [("ann", 0.1, "step"), ("bob", 0.05, "closed")],
+        [("cy", 0.3, "closed")],
+    ]
     tree = walk(search, rounds)[-1]
     assert [node.score.value for node in tree.path(best(tree)[0].id)] == [0.9, 0.1, 0.3]
 
 
 def test_a_finished_beam_keeps_its_score_competes_and_is_not_expanded() -> None:
     search = Search(beam=2)
-    tree = grow(plant(QUESTION), [(candidate(None, 1, "done", finish="closed"), score(0.6)), (candidate(None, 1, "on"), score(0.5))], search)
+    tree = grow(
+        plant(QUESTION),
+        [(candidate(None, 1, "done", finish="closed"), score(0.6)), (candidate(None, 1, "on"), score(0.5))],
+        search,
+    )
     (beam,) = frontier(tree, search)
     assert beam is not None
     assert tree.nodes[beam].step.text == "on"
@@ -154,7 +165,11 @@ def test_question_budget_ends_a_search() -> None:
 
 
 def test_equal_steps_are_merged_and_every_author_is_noted() -> None:
-    same = [candidate(None, 1, "add  1\n to 2", "ann"), candidate(None, 1, "add 1 to 2", "bob"), candidate(None, 1, "other", "cy")]
+    same = [
+        candidate(None, 1, "add  1\n to 2", "ann"),
+        candidate(None, 1, "add 1 to 2", "bob"),
+        candidate(None, 1, "other", "cy"),
+    ]
     closed = candidate(None, 1, "add 1 to 2", "cy", finish="closed")
     assert [c.authors for c in merged([*same, closed])] == [("ann", "bob"), ("cy",), ("cy",)]
 

@@ -1,0 +1,193 @@
+"""A student: a frozen model with a low-rank adapter, and its tokenizer. The only file that knows transformers' classes.
+
+Invariant: only the adapter learns, and it is float32 whatever the frozen weights are. Rows are padded on the right and
+attention is causal, so that no token ever sees padding and no mask is needed. Not covered: losses, optimizers, files of
+a checkpoint other than the adapter's.
+
+    B rows, T tokens, N some tokens of all rows, D width, V vocabulary
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from configs import schema
+
+THINK = "<think>"
+_CONTENT = "CONTENT"
+_ADAPTER = "adapter_model.safetensors"
+
+
+class Chat:
+    """A model's chat template and tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.end_of_turn = self._find_end_of_turn()
+
+    def prompt(self, user: str, system: str | None) -> str:
+        """The conversation up to where the response begins; a `<think>` that the template opens is left to the response."""
+        turns = [{"role": "system", "content": system}] if system else []
+        text = self._render([*turns, {"role": "user", "content": user}], add_generation_prompt=True)
+        return text[: text.rindex(THINK)] if text.rstrip().endswith(THINK) else text
+
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        """The tokens of a rendered text, and the character at which each begins."""
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return encoded["input_ids"], [begin for begin, _ in encoded["offset_mapping"]]
+
+    def _find_end_of_turn(self) -> str:
+        """The special token that the template puts after an assistant's turn; without one, the end-of-sequence token."""
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _CONTENT}]
+        after = self._render(turns).rpartition(_CONTENT)[2].lstrip()
+        specials = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        return max((token for token in specials if token and after.startswith(token)), key=len, default=self._tokenizer.eos_token)
+
+    def _render(self, turns: list[dict[str, str]], **options: bool) -> str:
+        return self._tokenizer.apply_chat_template(turns, tokenize=False, **options)
+
+
+class StudentModel:
+    """The model with its adapter, on its device."""
+
+    def __init__(self, peft: PeftModel, device: torch.device) -> None:
+        base: Any = peft.get_base_model()
+        self.device = device
+        self.dtype: torch.dtype = base.dtype
+        self.parameters = [parameter for parameter in peft.parameters() if parameter.requires_grad]
+        self._peft = peft
+        self._decoder = base.get_decoder()
+        self._head = base.get_output_embeddings()
+        self._softcap: float | None = getattr(base.config, "final_logit_softcapping", None)
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Compute in the type of the frozen weights: the adapter is cast on its way, once per forward pass."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            yield
+
+    def states(self, tokens_BT: Tensor) -> Tensor:
+        """States after the final norm: (B, T, D)."""
+        return self._decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state
+
+    def head(self, states_ND: Tensor) -> Tensor:
+        """Logits: (N, V), float32."""
+        logits_NV = self._head(states_ND).float()
+        return logits_NV if self._softcap is None else torch.tanh(logits_NV / self._softcap) * self._softcap
+
+    def learn(self, learning: bool) -> None:
+        """Dropout on or off."""
+        self._peft.train(learning)
+
+    def save_adapter(self, directory: Path) -> None:
+        """Write the adapter as peft does, so that peft can read it; without peft's empty model card."""
+        self._peft.save_pretrained(str(directory), save_embedding_layers=False)
+        (directory / "README.md").unlink(missing_ok=True)
+
+    def load_adapter(self, directory: Path) -> None:
+        """Take the weights of a saved adapter."""
+        missing = set_peft_model_state_dict(self._peft, load_file(directory / _ADAPTER)).missing_keys
+        lost = [key for key in missing if "lora_" in key]
+        if lost:
+            raise ValueError(f"{directory}: the adapter lacks {lost[0]} and {len(lost) - 1} more")
+
+    def check_head(self) -> None:
+        """Compare logits with the model's own on four tokens. Raises `ValueError`: some models do more than we know of."""
+        tokens_BT = torch.arange(4, device=self.device).unsqueeze(0)
+        self.learn(False)
+        with torch.no_grad(), self.precision():
+            ours_TV = self.head(self.states(tokens_BT)[0])
+            theirs_TV = self._peft(input_ids=tokens_BT, use_cache=False).logits[0].float()
+        if not torch.allclose(ours_TV, theirs_TV, rtol=1e-2, atol=1e-2):
+            name = type(self._peft.get_base_model()).__name__
+            raise ValueError(f"{name} makes its logits in a way that is not supported yet: it cannot be a student")
+
+
+def load_chat(folder: Path) -> Chat:
+    """The tokenizer of a model's folder. Raises `ValueError` if it has no chat template or cannot tell offsets."""
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if not tokenizer.chat_template:
+        raise ValueError(f"{folder}: this model has no chat template, so it cannot be taught to answer; take its chat version")
+    if not tokenizer.is_fast:
+        raise ValueError(f"{folder}: this model's tokenizer does not tell where its tokens begin; a fast tokenizer is needed")
+    return Chat(tokenizer)
+
+
+def load_student(folder: Path, config: schema.Student, seed: int) -> StudentModel:
+    """The model of a folder with a new adapter, drawn from `seed`. Raises `ValueError` for one that cannot be a student."""
+    device = find_device(config.device)
+    with _quiet():
+        base = AutoModelForCausalLM.from_pretrained(str(folder), dtype=find_dtype(config.dtype, device), local_files_only=True)
+        base.to(device)
+        torch.manual_seed(seed)
+        peft = get_peft_model(base, _lora(base, config.lora))
+    peft.peft_config["default"].base_model_name_or_path = config.model
+    for module in peft.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # else peft widens every input to float32, and autocast narrows it again
+    if any(parameter.requires_grad for parameter in base.get_output_embeddings().parameters()):
+        raise ValueError("lora.targets: the output head cannot have an adapter")
+    student = StudentModel(peft, device)
+    student.check_head()
+    return student
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a configuration's name; "auto" is the first GPU if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def find_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
+    """The type of the frozen weights; "auto" is bfloat16 where the device computes in it."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    native = device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return torch.bfloat16 if native else torch.float32
+
+
+def _lora(base: nn.Module, lora: schema.Lora) -> LoraConfig:
+    match lora.targets:
+        case "attention":
+            targets: list[str] | str = _attention_layers(base)
+        case "all-linear":
+            targets = "all-linear"
+        case names:
+            targets = list(names)
+    return LoraConfig(
+        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
+    )
+
+
+def _attention_layers(base: nn.Module) -> list[str]:
+    """The linear layers inside attention modules, each by its last two names: `self_attn.q_proj`."""
+    paths = [name.split(".") for name, module in base.named_modules() if isinstance(module, nn.Linear)]
+    found = {".".join(path[-2:]) for path in paths if any("attn" in part or "attention" in part for part in path[:-1])}
+    if not found:
+        raise ValueError(f"lora.targets: {type(base).__name__} has no attention projections that we know; name its layers")
+    return sorted(found)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading without progress bars and without the libraries' advice to their own developers."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
