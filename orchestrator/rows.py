@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,21 @@ def read_rows(name: str, base: Path) -> Iterator[Row | BadRow]:
     if name.startswith("hf:"):
         yield from _hub(name)
         return
-    path = base / Path(name).expanduser()
+    try:
+        path = base / Path(name).expanduser()
+        yield from _reader(path, name)(path, name)
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~someone without a home
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise QuestionsError(f"{name}: cannot be read: {reason or one_line(error)}") from error
+
+
+def _reader(path: Path, name: str) -> Callable[[Path, str], Iterator[Row | BadRow]]:
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     if not path.exists():
         raise QuestionsError(f"{name}: no such file (looked for {path})")
     if not path.is_file() or path.suffix.lower() not in readers:
         raise QuestionsError(f"{name}: {'a folder' if path.is_dir() else 'not a kind of file that is read'}; {ACCEPTED_FILES}")
-    try:
-        yield from readers[path.suffix.lower()](path, name)
-    except OSError as error:
-        raise QuestionsError(f"{name}: cannot be read: {error.strerror or one_line(error)}") from error
+    return readers[path.suffix.lower()]
 
 
 def one_line(error: BaseException) -> str:

@@ -133,9 +133,7 @@ _TOYS = _owned(
     openings=("{name} has collected {a} {objs}", "{name} keeps {a} {objs} in a drawer"),
     events=(
         *_all("+", "{he} finds {n} more {objs}", "{he} wins {n} more {objs} in a game", "{he} buys {n} more {objs} at a fair"),
-        *_all(
-            "-", "{he} loses {n} {objs}", "{he} trades {n} {objs} for a comic book", "{he} drops {n} {objs} and cannot find them"
-        ),
+        *_all("-", "{he} loses {n} {objs}", "{he} trades {n} {objs} for a comic book", "{he} loses {n} {objs} on the way home"),
     ),
     boxes="bag/bags, box/boxes, jar/jars",
     things="marbles, stickers, stamps, shells, beads, buttons, trading cards, toy cars, coins, badges, key rings",

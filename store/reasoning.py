@@ -21,10 +21,10 @@ THINK_CLOSE = "\n</think>\n\n"
 
 
 def user_text(question: Question) -> str:
-    """The user's turn: context first, then the question, then its options unless the text already shows them."""
+    """The user's turn: context first, then the question, then its options, unless the text letters them itself."""
     parts = [question.context] if question.context else []
     parts.append(question.text)
-    if question.choices and question.choices[0] not in question.text:
+    if question.choices and "(A)" not in question.text:
         parts.append("\n".join(f"({chr(ord('A') + index)}) {choice}" for index, choice in enumerate(question.choices)))
     return "\n\n".join(parts)
 

@@ -41,7 +41,7 @@ Tell = Callable[[dict[str, Any]], None]
 Ending = Literal["done", "nothing", "stopped"]
 T = TypeVar("T")
 
-CPU_TOKENS = 640
+CPU_TOKENS = 512
 """Padded tokens of one forward pass on a CPU: more takes memory (1.1 MB a token in SmolLM2-135M) and is hardly faster."""
 
 

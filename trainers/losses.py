@@ -17,8 +17,8 @@ from torch import Tensor
 Head = Callable[[Tensor], Tensor]
 """From states (N, D) to logits (N, V); its parameters are frozen."""
 
-CHUNK = 256
-"""States that meet the vocabulary at a time: 256 x 49,152 logits and what is made of them are 150 MB."""
+CHUNK = 128
+"""States that meet the vocabulary at a time: 128 x 49,152 logits and what is made of them are 75 MB."""
 
 
 def token_cross_entropy(head: Head, states_ND: Tensor, labels_N: Tensor) -> Tensor:

@@ -129,14 +129,16 @@ def load_student(folder: Path, config: schema.Student, seed: int) -> StudentMode
     """The model of a folder with a new adapter, drawn from `seed`. Raises `ValueError` for one that cannot be a student."""
     device = find_device(config.device)
     with _quiet():
-        base = AutoModelForCausalLM.from_pretrained(str(folder), dtype=find_dtype(config.dtype, device), local_files_only=True)
+        base: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=find_dtype(config.dtype, device), local_files_only=True
+        )
         base.to(device)
         torch.manual_seed(seed)
         peft = get_peft_model(base, _lora(base, config.lora))
     peft.peft_config["default"].base_model_name_or_path = config.model
     for module in peft.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False  # else peft widens every input to float32, and autocast narrows it again
+        if isinstance(module, BaseTunerLayer):  # else peft widens every input to float32, and autocast narrows it again
+            vars(module)["cast_input_dtype_enabled"] = False
     if any(parameter.requires_grad for parameter in base.get_output_embeddings().parameters()):
         raise ValueError("lora.targets: the output head cannot have an adapter")
     student = StudentModel(peft, device)

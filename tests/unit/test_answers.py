@@ -313,7 +313,7 @@ HOSTILE_UNITS = [
 @pytest.mark.parametrize("unit", HOSTILE_UNITS)
 @pytest.mark.parametrize("before", ["", "The final answer is ", "1 "])
 def test_time_is_linear_in_the_text(unit: str, before: str) -> None:
-    text = before + unit * (100_000 // len(unit)) + "~"
+    text = before + unit * (50_000 // len(unit)) + "~"
     start = time.perf_counter()
     for kind in KINDS:
         extract(text, kind, OPTIONS)

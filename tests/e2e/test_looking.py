@@ -1,0 +1,138 @@
+"""Looking at runs without changing them: status, the status server, export, recipes, doctor, --help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import COMMAND, call, config, ended, environment, fine, heard, kept, living
+
+RUN = Path("runs/walk")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a finished run lies."""
+    folder = tmp_path_factory.mktemp("finished")
+    fine("run", config(folder, count=20, engine={"skill": 0.8}), cwd=folder)
+    return folder
+
+
+def status(folder: Path) -> dict[str, Any]:
+    return fine("status", str(RUN), "--json", cwd=folder).summary
+
+
+def test_a_living_run_says_so_over_the_command_and_over_http_and_a_killed_one_is_interrupted(tmp_path: Path) -> None:
+    name = config(tmp_path, count=40, engine={"latency_s": 0.15}, limits={"questions": 2}, http={"port": 0})
+    with living("run", name, cwd=tmp_path) as process:
+        url = heard(process, "status at ").split()[-1]
+        heard(process, "  ")  # a question has come to its end
+        first = status(tmp_path)
+        with urllib.request.urlopen(url, timeout=10) as response:
+            assert response.headers["Content-Type"].startswith("application/json")
+            second = json.load(response)
+        assert first["state"] == second["state"] == "running"
+        assert 0 < first["calls"] < second["calls"]
+        assert first["questions"] == second["questions"] == 40
+        assert second["questions_by_state"]["leased"] > 0
+        exported = fine("export", str(RUN), "--to", "early.jsonl", cwd=tmp_path)
+        assert len((tmp_path / "early.jsonl").read_text().splitlines()) == int(exported.out.split()[0])
+        process.kill()
+        assert ended(process).code == -9
+    last = status(tmp_path)
+    assert last["state"] == "interrupted"
+    assert last["calls"] >= second["calls"]
+
+
+def test_the_summary_is_the_last_line_and_status_tells_the_same_of_a_finished_run(home: Path) -> None:
+    done = fine("run", "run.yaml", "--json", cwd=home)
+    assert done.summary["state"] == "finished"
+    assert "walk: finished" in done.out
+    assert {**status(home), "seconds": 0, "seconds_by_stage": 0, "tokens_per_second": 0} == {
+        **done.summary,
+        "seconds": 0,
+        "seconds_by_stage": 0,
+        "tokens_per_second": 0,
+    }
+    before = kept(home / RUN)
+    table = fine("status", str(RUN), cwd=home).out
+    assert kept(home / RUN) == before  # looking changes nothing
+    assert "walk: finished" in table
+    assert f"{done.summary['accepted']}, mean score" in table
+
+
+def test_an_export_holds_the_accepted_trajectories_and_best_only_one_for_each_question(home: Path) -> None:
+    everything = (home / RUN / "export/messages.jsonl").read_text()
+    assert fine("export", str(RUN), "--to", "all.jsonl", cwd=home).out.endswith(f"trajectories in {home / 'all.jsonl'}\n")
+    assert (home / "all.jsonl").read_text() == everything
+    lines = [json.loads(line) for line in everything.splitlines()]
+    assert len(lines) == status(home)["accepted"] > 0
+    for line in lines:
+        assert line["verdict"] == "accepted"
+        assert line["answer"] == line["gold"]
+        assert [message["role"] for message in line["messages"]] == ["user", "assistant"]
+    fine("export", str(RUN), "--best", "--to", "best.jsonl", cwd=home)
+    best = [json.loads(line) for line in (home / "best.jsonl").read_text().splitlines()]
+    assert best == [line for line in lines if line["best"]]
+    assert len({line["question"] for line in best}) == len(best) > 0
+
+
+def test_an_export_that_cannot_be_written_is_one_line_and_leaves_nothing(home: Path) -> None:
+    call("export", str(RUN), "--to", "run.yaml/out.jsonl", cwd=home).complains(1, "run.yaml/out.jsonl", "cannot be written")
+    assert not list(home.glob("**/*.draft"))
+
+
+def test_the_recipes_are_listed_with_what_they_are_for(tmp_path: Path) -> None:
+    lines = fine("recipes", cwd=tmp_path).out.splitlines()
+    assert {"quickstart", "scripted"} <= {line.split()[0] for line in lines}
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_the_doctor_looks_at_the_machine_and_at_every_engine(tmp_path: Path) -> None:
+    engines = {"scripted": {"kind": "scripted"}, "broken": {"kind": "scripted", "failure_rate": 1.0}}
+    done = call("doctor", config(tmp_path, engines=engines), "--json", cwd=tmp_path)
+    checks = {check["name"]: check for check in done.summary["checks"]}
+    assert {"python", "torch", "memory", "disk", "names"} <= checks.keys()
+    assert checks["names"]["good"]
+    assert checks["scripted"]["good"]
+    assert "scores Paris" in checks["scripted"]["text"]
+    assert not checks["broken"]["good"]
+    assert "scripted failure" in checks["broken"]["text"]
+    assert (done.code, done.err) == (1, "")
+    plain = call("doctor", cwd=tmp_path)
+    assert "scripted" not in plain.out
+    assert plain.code == ("PROBLEM" in plain.out)
+
+
+def test_help_comes_within_half_a_second_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    took = []
+    for _ in range(4):
+        began = time.monotonic()
+        assert "usage: peripatos" in fine("--help", cwd=tmp_path).out
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.5, took
+    script = (
+        "import sys\nfrom orchestrator.cli import entry\n"
+        "try:\n    entry(['run', '--help'])\nfinally:\n    sys.stderr.write(' '.join(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "usage: peripatos run" in done.stdout
+    heavy = {"torch", "transformers", "litellm", "sqlalchemy", "sqlmodel", "aiohttp", "numpy", "huggingface_hub"}
+    assert not heavy & set(done.stderr.split())
+
+
+def test_a_scripted_run_never_loads_what_models_need(tmp_path: Path) -> None:
+    config(tmp_path, count=2)
+    command = [COMMAND[0], "-X", "importtime", *COMMAND[1:], "run", "run.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "orchestrator.run" in loaded
+    assert not {"torch", "transformers", "litellm", "huggingface_hub"} & loaded

@@ -1,0 +1,48 @@
+"""What README.md tells people to type exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from configs.load import recipes
+from orchestrator.cli import entry
+
+ROOT = Path(__file__).parents[2]
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code() -> str:
+    """The text inside fences and back-ticks."""
+    return "\n".join(re.findall(r"```[^\n]*\n(.*?)```", readme(), re.DOTALL) + re.findall(r"`([^`\n]+)`", readme()))
+
+
+def test_its_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    told = set(re.findall(r"(?:^|[\s;&|])make ([a-z][a-z-]*)", code(), re.MULTILINE))
+    assert told
+    assert told <= targets
+
+
+def test_its_commands_and_recipes_exist() -> None:
+    told = re.findall(r"(?:peripatos|python -m orchestrator) ([a-z]+)(?: ([a-z][a-z_]*)\b(?![/.]))?", code())
+    assert told
+    assert {command for command, _ in told} <= {"run", "status", "export", "evaluate", "recipes", "doctor"}
+    named = {name for command, name in told if command in {"run", "evaluate", "doctor"} and name}
+    assert named <= set(recipes())
+
+
+def test_the_folders_and_files_it_names_exist() -> None:
+    told = set(re.findall(r"\b((?:agents|configs|orchestrator|store|trainers|tests|benchmarks)/[\w./-]*)", readme()))
+    assert {f"{name}/" for name in ("agents", "configs", "orchestrator", "store", "trainers", "tests", "benchmarks")} <= told
+    assert not [path for path in told if not (ROOT / path.rstrip(".")).exists()]
+
+
+def test_its_command_line_is_ours() -> None:
+    try:
+        entry(["--help"])
+    except SystemExit as end:
+        assert end.code == 0
