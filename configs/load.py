@@ -186,9 +186,9 @@ def _without_tags(values: Any, location: Location) -> Location:
     kept: list[str | int] = []
     for index, part in enumerate(location):
         last = index == len(location) - 1
-        inside = range(len(values)) if isinstance(values, list) else values if isinstance(values, Mapping) else ()
+        inside = dict(enumerate(values)) if isinstance(values, list) else values if isinstance(values, Mapping) else {}
         if part in inside:
-            values = values[part]
+            values = inside[part]
         elif not last or not isinstance(values, Mapping | list) or part == "[key]":
             continue
         kept.append(part)

@@ -100,10 +100,10 @@ def _take(lock: int, folder: Folder) -> None:
 
 def _keep_config(folder: Folder, config: RunConfig) -> None:
     """Refuse a changed configuration; otherwise keep the resolved one, whole or not at all."""
-    if folder.config.exists():
-        if changed := differences(load(str(folder.config)), config):
-            shown = "; ".join(changed[:8]) + ("; ..." if len(changed) > 8 else "")
-            raise ConfigError(f"{folder.root}: holds a run with another configuration: {shown}; choose another run_dir or name")
+    changed = differences(load(str(folder.config)), config) if folder.config.exists() else []
+    if changed:
+        shown = "; ".join(changed[:8]) + ("; ..." if len(changed) > 8 else "")
+        raise ConfigError(f"{folder.root}: holds a run with another configuration: {shown}; choose another run_dir or name")
     write_whole(folder.config, dump(config))
 
 

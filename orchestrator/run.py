@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,14 @@ from orchestrator.progress import Progress
 from orchestrator.questions import load_questions
 from orchestrator.solve import Drained, Solver
 from orchestrator.students import Students
-from orchestrator.summary import summarise
+from orchestrator.summary import STAGES, summarise
 from store.store import Store, open_store
 from store.types import content_id
 
 log = structlog.get_logger()
+
+_NAMED = 10
+_MOST_NAMED = 1000
 
 
 async def run(config: RunConfig, folder: Folder, progress: Progress, draining: Draining) -> dict[str, Any]:
@@ -63,15 +66,15 @@ async def run(config: RunConfig, folder: Folder, progress: Progress, draining: D
 
 async def _stages(config: RunConfig, folder: Folder, store: Store, progress: Progress, draining: Draining) -> None:
     students = Students(config=config, folder=folder, store=store, progress=progress, draining=draining)
-    stages: dict[str, Callable[[], Any]] = {
-        "questions": lambda: _gather(config, store, progress),
-        "search": lambda: _search(config, store, progress, draining),
-        "before": students.measure_before,
-        "train": students.train,
-        "after": students.measure_after,
-        "export": lambda: _export(config, folder, store, progress),
-    }
-    for name, stage in stages.items():
+    stages: tuple[Callable[[], Awaitable[None]], ...] = (
+        lambda: _gather(config, store, progress),
+        lambda: _search(config, store, progress, draining),
+        students.measure_before,
+        students.train,
+        students.measure_after,
+        lambda: _export(config, folder, store, progress),
+    )
+    for name, stage in zip(STAGES, stages, strict=True):
         log.info("stage_started", stage=name)
         async with _timed(store, name):
             await stage()
@@ -94,12 +97,17 @@ async def _gather(config: RunConfig, store: Store, progress: Progress) -> None:
     """The questions of every source, into the store; rows that are no questions are named."""
     for source in config.questions:
         loaded = await asyncio.to_thread(load_questions, source, Path.cwd())
-        for bad in loaded.bad[:10]:
-            progress.note(f"left out: {bad.where}: {bad.reason}")
-        if loaded.bad:
-            progress.note(f"left out {len(loaded.bad)} rows, took {len(loaded.questions)}")
-            log.warning("rows_left_out", count=len(loaded.bad), rows=[f"{bad.where}: {bad.reason}" for bad in loaded.bad[:100]])
-        await store.add_questions(loaded.questions, split="train")
+        taken = [question for question in loaded.questions if question.answer is not None]
+        left_out = [f"{bad.where}: {bad.reason}" for bad in loaded.bad]
+        left_out += [
+            f"{question.source}: no gold answer to score with" for question in loaded.questions if question.answer is None
+        ]
+        for row in left_out[:_NAMED]:
+            progress.note(f"left out: {row}")
+        if left_out:
+            progress.note(f"left out {len(left_out)} rows, took {len(taken)}; the first {_MOST_NAMED} are named in log.jsonl")
+            log.warning("rows_left_out", count=len(left_out), rows=left_out[:_MOST_NAMED])
+        await store.add_questions(taken, split="train")
     await store.release_leases()
 
 

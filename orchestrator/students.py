@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.spec import Spec
-
 from agents.models import resolve
 from agents.roster import open_model
 from configs import schema
@@ -27,6 +25,7 @@ from orchestrator.questions import load_questions
 from orchestrator.supervisor import run_child
 from store.store import Store
 from store.types import Question, content_id
+from trainers.spec import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,9 @@ from orchestrator.evaluate import Accuracy, accuracy
 from orchestrator.folder import Folder
 from store.store import Store
 
+STAGES = ("questions", "search", "before", "train", "after", "export")
+"""The stages of a run, in order."""
+
 
 async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str, Any]:
     """Counts, tokens, seconds by stage, accuracies and places; JSON-ready."""
@@ -43,7 +46,7 @@ async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str
         "tokens_cached": counts.get("tokens.cached", 0),
         "tokens_per_second": generated / searching if searching else None,
         "seconds": sum(seconds.values()),
-        "seconds_by_stage": seconds,
+        "seconds_by_stage": {stage: seconds[stage] for stage in STAGES if seconds.get(stage, 0.0) >= 0.05},
         **{
             f"accuracy_{when}": await _accuracies(store, f"{student}@{when}") if student else None for when in ("before", "after")
         },
@@ -71,28 +74,27 @@ def show(summary: dict[str, Any], console: Console) -> None:
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    states = ", ".join(f"{count} {state}" for state, count in summary["questions_by_state"].items() if count)
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(summary["trajectories_by_verdict"].items()) if count)
+    mean = f", mean score {summary['mean_score']:.3f}" if summary["mean_score"] is not None else ""
     rate = f" ({summary['tokens_per_second']:.0f}/s)" if summary["tokens_per_second"] else ""
-    rows = [
-        ("questions", f"{summary['questions']}: {states}"),
-        ("trajectories", f"{summary['trajectories']}: {verdicts}"),
-        (
-            "accepted",
-            f"{summary['accepted']}" + (f", mean score {summary['mean_score']:.3f}" if summary["mean_score"] is not None else ""),
-        ),
-        (
-            "tokens",
-            f"{summary['tokens']} generated{rate}, {summary['tokens_cached']} of {summary['tokens_prompt']} prompt tokens from cache",
-        ),
+    cached = f"{summary['tokens_cached']} of {summary['tokens_prompt']} prompt tokens from cache"
+    measured = [(when, summary[f"accuracy_{when}"]) for when in ("before", "after") if summary[f"accuracy_{when}"]]
+    return [
+        ("questions", f"{summary['questions']}: {_counted(summary['questions_by_state'])}"),
+        ("trajectories", f"{summary['trajectories']}: {_counted(summary['trajectories_by_verdict'])}"),
+        ("accepted", f"{summary['accepted']}{mean}"),
+        ("tokens", f"{summary['tokens']} generated{rate}, {cached}"),
         ("failures", f"{summary['failures']} of {summary['calls'] + summary['failures']} calls"),
         ("seconds", ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in summary["seconds_by_stage"].items())),
+        *(
+            (f"accuracy {when}", "; ".join(_accuracy(kind, value) for kind, value in both.items() if value))
+            for when, both in measured
+        ),
+        *((place, summary[place]) for place in ("adapter", "export", "database") if summary[place]),
     ]
-    for when in ("before", "after"):
-        if measured := summary[f"accuracy_{when}"]:
-            rows.append((f"accuracy {when}", "; ".join(_accuracy(kind, value) for kind, value in measured.items() if value)))
-    rows += [(place, summary[place]) for place in ("adapter", "export", "database") if summary[place]]
-    return rows
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(counts.items()) if count)
 
 
 def _accuracy(kind: str, value: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ Not covered: what the child does (`trainers`).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 from collections import deque
@@ -37,14 +38,15 @@ async def run_child(
 
     Draining sends it SIGTERM. Raises `ChildFailed` after `_RESTARTS` restarts.
     """
-    for restart in range(_RESTARTS + 1):
+    for restart in itertools.count():
         code, last = await _once(arguments, draining, drain_s, told, errors)
         if code == 0 or draining():
             return
         log.warning("child_died", arguments=arguments, code=code, restart=restart, last=last)
-        if restart < _RESTARTS:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(draining.asked.wait(), _FIRST_WAIT_S * 2**restart)
+        if restart == _RESTARTS:
+            break
+        with suppress(TimeoutError):
+            await asyncio.wait_for(draining.asked.wait(), _FIRST_WAIT_S * 2**restart)
     raise ChildFailed(f"{' '.join(arguments[:1])}: exit code {code} after {_RESTARTS} restarts: {last}; see {errors}")
 
 

@@ -17,11 +17,12 @@ Kind = Literal["math", "choice", "boolean"]
 Finish = Literal["step", "closed", "capped"]
 Origin = Literal["search", "style", "curation"]
 
+_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+
 
 def content_id(*parts: object) -> str:
     """The first 16 bytes, in hex, of SHA-256 over `parts` as canonical JSON: equal content, equal id, on any machine."""
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(_canonical(parts).encode()).hexdigest()[:32]
 
 
 class QuestionState(StrEnum):

@@ -90,7 +90,9 @@ def test_modules_are_named_after_what_they_hold() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [path for path in FILES if path.stat().st_size and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
+    silent = [
+        path for path in FILES if path.stat().st_size and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
     assert not silent
 
 

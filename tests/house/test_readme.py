@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from configs.load import recipes
-from orchestrator.cli import entry
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,10 +38,3 @@ def test_the_folders_and_files_it_names_exist() -> None:
     told = set(re.findall(r"\b((?:agents|configs|orchestrator|store|trainers|tests|benchmarks)/[\w./-]*)", readme()))
     assert {f"{name}/" for name in ("agents", "configs", "orchestrator", "store", "trainers", "tests", "benchmarks")} <= told
     assert not [path for path in told if not (ROOT / path.rstrip(".")).exists()]
-
-
-def test_its_command_line_is_ours() -> None:
-    try:
-        entry(["--help"])
-    except SystemExit as end:
-        assert end.code == 0

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from tiny_student import CHATML, NAME, make_lessons, make_model, make_spec, make_tokenizer
+from tiny_student import CHATML, NAME, make_lesson, make_lessons, make_model, make_spec, make_tokenizer
 from transformers import AutoModelForCausalLM
 
 from store.reasoning import response
@@ -163,24 +163,8 @@ texts = st.text(st.characters(exclude_characters="<|", exclude_categories=("Cs",
 @settings(max_examples=50)
 @given(texts, texts, texts)
 def test_the_labels_are_the_response(text: str, conclusion: str, asked: str):
-    from store.types import Lesson, Question, Trajectory, Usage
-
-    question = Question(id="q", text=asked, answer=None, kind="math")
-    trajectory = Trajectory(
-        id="t",
-        question="q",
-        nodes=(),
-        teachers=(),
-        text=text,
-        conclusion=conclusion,
-        answer=None,
-        origin="search",
-        score=None,
-        best=True,
-        usage=Usage(),
-    )
-    example = make_example(Lesson(question=question, trajectory=trajectory), CHAT, None)
-    learnt = TOKENIZER.decode(example.tokens[example.first :], skip_special_tokens=False)
+    example = make_example(make_lesson("1", asked, text, conclusion), CHAT, None)
+    learnt = TOKENIZER.decode(list(example.tokens[example.first :]), skip_special_tokens=False)
     assert learnt == response(text, conclusion) + "<|im_end|>"
 
 
@@ -234,7 +218,7 @@ def test_it_learns_and_records_everything(whole: Path, model: Path):
     metrics, checkpoints, counts = kept(spec)
     assert [one.update for one in metrics] == list(range(1, UPDATES + 1))
     values = losses(spec)
-    assert sum(values[-5:]) / 5 < 0.75 * values[0]
+    assert sum(values[-5:]) / 5 < 0.6 * values[0]
     assert counts[f"reports.{NAME}"] == NUM_LESSONS * spec.student.epochs
     assert metrics[-1].values["epoch"] == spec.student.epochs
     assert [one.update for one in checkpoints if one.final] == [UPDATES]
@@ -244,6 +228,7 @@ def test_it_learns_and_records_everything(whole: Path, model: Path):
     assert list(manifest.losses) == values
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks transformers for it
 def test_peft_loads_and_merges_the_adapter(whole: Path, model: Path):
     spec = make_spec(whole, model)
     final = spec.directory / "final"
@@ -303,9 +288,11 @@ def test_a_final_adapter_that_was_recorded_but_not_named_is_made_again(root: Pat
     shutil.copytree(whole, root, dirs_exist_ok=True)
     spec = make_spec(root, model)
     (spec.directory / "final").rename(spec.directory / ".draft-final")
-    before = kept(spec)
+    metrics, checkpoints, counts = kept(spec)
     assert ending(spec) == "done"
-    assert kept(spec) == before
+    assert kept(spec)[0] == metrics
+    assert len(kept(spec)[1]) == len(checkpoints)
+    assert kept(spec)[2] == counts
     assert adapter(spec) == adapter(make_spec(whole, model))
     assert not list(spec.directory.glob(".draft-*"))
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from configs.schema import Lora, Student
 from store.store import open_store
-from store.types import Outcome, Question, QuestionState, Route, Trajectory, Usage, Verdict
+from store.types import Lesson, Outcome, Question, QuestionState, Route, Trajectory, Usage, Verdict
 from trainers.spec import Spec
 
 CHATML = (
@@ -47,11 +47,30 @@ def make_model(folder: Path, template: str = CHATML) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         tie_word_embeddings=True,
+        initializer_range=0.3,  # large enough that attention, where the adapter is, decides something
         bos_token_id=1,
         eos_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(str(folder))
     return folder
+
+
+def make_lesson(number: str, asked: str, text: str, conclusion: str) -> Lesson:
+    question = Question(id=f"q{number}", text=asked, answer=None, kind="math")
+    trajectory = Trajectory(
+        id=f"t{number}",
+        question=question.id,
+        nodes=(),
+        teachers=("teacher",),
+        text=text,
+        conclusion=conclusion,
+        answer=None,
+        origin="search",
+        score=None,
+        best=True,
+        usage=Usage(),
+    )
+    return Lesson(question=question, trajectory=trajectory)
 
 
 async def make_lessons(path: Path, count: int, seed: int = 0) -> None:
@@ -61,23 +80,12 @@ async def make_lessons(path: Path, count: int, seed: int = 0) -> None:
         await store.begin_run("run", "run", "{}")
         for number in range(count):
             a, b = chance.randint(1, 9), chance.randint(1, 9)
-            question = Question(id=f"q{number}", text=f"What is {a} and {b}?", answer=str(a + b), kind="math")
-            trajectory = Trajectory(
-                id=f"t{number}",
-                question=question.id,
-                nodes=(),
-                teachers=("teacher",),
-                text="\n".join(f"### Step {step}. {a} and {b} is {a + b}." for step in range(1, chance.randint(2, 4))),
-                conclusion=f"The final answer is {a + b}.",
-                answer=str(a + b),
-                origin="search",
-                score=0.5,
-                best=True,
-                usage=Usage(),
-            )
-            await store.add_questions([question], split="train")
+            text = "\n".join(f"### Step {step}. {a} and {b} is {a + b}." for step in range(1, chance.randint(2, 4)))
+            lesson = make_lesson(str(number), f"What is {a} and {b}?", text, f"The final answer is {a + b}.")
+            trajectory = lesson.trajectory
+            await store.add_questions([lesson.question], split="train")
             await store.settle_question(
-                question.id,
+                lesson.question.id,
                 QuestionState.SOLVED,
                 "",
                 [trajectory],
@@ -88,6 +96,6 @@ async def make_lessons(path: Path, count: int, seed: int = 0) -> None:
 
 def make_spec(root: Path, model: Path, *, config_hash: str = "configuration", **student: Any) -> Spec:
     """Float32, and fast: the lessons are few."""
-    settings = {"epochs": 4, "batch": 4, "micro_batch": 2, "learning_rate": 5e-3, "checkpoint_every": 3, "dtype": "float32"}
+    settings = {"epochs": 4, "batch": 4, "micro_batch": 2, "learning_rate": 0.05, "checkpoint_every": 3, "dtype": "float32"}
     config = Student(name=NAME, model=str(model), device="cpu", lora=Lora(rank=4, alpha=8), **(settings | student))
     return Spec(store=root / "store.db", student=config, model=model, directory=root / "student", seed=1, config_hash=config_hash)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -57,7 +58,7 @@ def walk(search: Search, rounds: list[list[tuple[str, float, str]]]) -> list[Tre
 def test_a_beam_is_never_wider_than_b_and_nothing_vanishes(width: int, rounds: list[list[tuple[str, float, str]]]) -> None:
     search = Search(beam=width)
     trees = walk(search, rounds)
-    for before, after in zip(trees, trees[1:], strict=False):
+    for before, after in itertools.pairwise(trees):
         living = [n for n in after.nodes.values() if n.state in {NodeState.OPEN, NodeState.FINISHED}]
         assert len(living) <= width
         assert set(before.nodes) <= set(after.nodes)
