@@ -7,7 +7,6 @@ Not covered: what the child does (`trainers`).
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import sys
 from collections import deque
@@ -38,16 +37,17 @@ async def run_child(
 
     Draining sends it SIGTERM. Raises `ChildFailed` after `_RESTARTS` restarts.
     """
-    for restart in itertools.count():
+    restarts = 0
+    while True:
         code, last = await _once(arguments, draining, drain_s, told, errors)
         if code == 0 or draining():
             return
-        log.warning("child_died", arguments=arguments, code=code, restart=restart, last=last)
-        if restart == _RESTARTS:
-            break
+        log.warning("child_died", arguments=arguments, code=code, restarts=restarts, last=last)
+        if restarts == _RESTARTS:
+            raise ChildFailed(f"{arguments[0]}: exit code {code} after {restarts} restarts: {last}; see {errors}")
         with suppress(TimeoutError):
-            await asyncio.wait_for(draining.asked.wait(), _FIRST_WAIT_S * 2**restart)
-    raise ChildFailed(f"{' '.join(arguments[:1])}: exit code {code} after {_RESTARTS} restarts: {last}; see {errors}")
+            await asyncio.wait_for(draining.asked.wait(), _FIRST_WAIT_S * 2**restarts)
+        restarts += 1
 
 
 async def _once(
