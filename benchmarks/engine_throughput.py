@@ -3,7 +3,7 @@
 32 requests in flight through the engine against the library's plain `generate` on one static batch of the same 32 prompts,
 same model, type and lengths, in turn in one process. Only tokens that were asked for count: a static batch runs to its longest row.
 
-    python benchmarks/engine_throughput.py --json throughput.json
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/engine_throughput.py --json throughput.json
 
 Targets: equal lengths (96 tokens) at least 0.8 of plain `generate`, mixed lengths (16 to 192) more than 1.3.
 Workloads: `equal` and `mixed` have short prompts of their own; `few-shot` has 300 tokens in common, as the search's calls do.

@@ -4,7 +4,7 @@ Times `answer_logprobs` after prefixes of 256, 512, 1024 and 2048 tokens, each s
 are cached (another answer every time, or nothing would be left to compute), the lengths in turn within every run. Then a
 float32 engine's scores, cached, against one plain uncached forward pass of the library.
 
-    python benchmarks/scoring_flatness.py --json scoring.json
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/scoring_flatness.py --json scoring.json
 
 Targets: the longest at most 2 times the shortest; agreement to 1e-4.
 """

@@ -90,17 +90,17 @@ class Done:
         assert self.code == code, self.err
 
 
-def call(*arguments: str, cwd: Path, **more: str) -> Done:
+def call(*arguments: str, cwd: Path, limit_s: float = LIMIT_S, **more: str) -> Done:
     """Run the command to its end."""
     done = subprocess.run(
-        [*COMMAND, *arguments], cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=LIMIT_S, check=False
+        [*COMMAND, *arguments], cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=limit_s, check=False
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def fine(*arguments: str, cwd: Path, **more: str) -> Done:
+def fine(*arguments: str, cwd: Path, limit_s: float = LIMIT_S, **more: str) -> Done:
     """Run the command to its end, which must be a good one."""
-    done = call(*arguments, cwd=cwd, **more)
+    done = call(*arguments, cwd=cwd, limit_s=limit_s, **more)
     assert done.code == 0, done.err
     return done
 
@@ -139,8 +139,8 @@ class Kept:
     events: list[Event]
 
     def states(self) -> dict[str, str]:
-        """The state of every question."""
-        return {row["id"]: row["state"] for row in self.dump["question"]}
+        """The state of every question that is reasoned about."""
+        return {row["id"]: row["state"] for row in self.dump["question"] if row["split"] == "train"}
 
     def balances(self) -> None:
         """The counts are what the rows say, every question is at its end, and each has one whole story."""
@@ -175,11 +175,16 @@ async def _events(store: Store) -> list[Event]:
 
 def recounted(dump: Dump) -> Counter[str]:
     """The counts, from the rows alone."""
-    counts = Counter(f"questions.{row['state']}" for row in dump["question"])
+    train = [row for row in dump["question"] if row["split"] == "train"]
+    counts = Counter(f"questions.{row['state']}" for row in train)
+    counts["held_out.questions"] = len(dump["question"]) - len(train)
     counts.update(f"nodes.{row['state']}" for row in dump["node"])
     counts.update(f"trajectories.{row['outcome']}" for row in dump["verdict"])
     counts.update(f"failures.{row['where']}" for row in dump["failure"])
     counts.update(f"calls.{row['purpose']}" for row in dump["call"])
+    counts.update(f"routes.{row['student']}" for row in dump["route"])
+    counts.update(f"attempts.{row['model']}" for row in dump["attempt"])
+    counts.update(f"reports.{row['student']}" for row in dump["report"])
     for kind in ("prompt", "completion", "cached"):
         counts[f"tokens.{kind}"] = sum(row[f"{kind}_tokens"] for row in dump["call"])
     accepted = {row["trajectory"] for row in dump["verdict"] if row["outcome"] == "accepted"}

@@ -21,8 +21,6 @@ def rows(*lines: object) -> str:
         ("serach.beam=8", ("--set", "serach", "unknown key", "did you mean 'search'", "accepted:")),
         ("search.beam=wide", ("search.beam", "integer", "'wide'")),
         ("prover.engine=gpt", ("prover.engine", "no engine is called 'gpt'", "engines: scripted")),
-        ("teachers.7.name=x", ("7", "index into a list of 2")),
-        ("search.beam", ("KEY=VALUE",)),
     ],
 )
 def test_a_wrong_override(tmp_path: Path, override: str, words: tuple[str, ...]) -> None:
@@ -36,8 +34,6 @@ def test_a_wrong_override(tmp_path: Path, override: str, words: tuple[str, ...])
         ("name: walk\nqestions: []\n", ("run.yaml:2", "qestions", "did you mean 'questions'")),
         ("name: walk\nsearch: {beam: 0}\n", ("run.yaml:2", "search.beam", "greater than or equal to 1", "not 0")),
         ("name: [\n", ("run.yaml:", "not YAML")),
-        ("", ("run.yaml:1", "mapping")),
-        ("\x00", ("run.yaml", "cannot be read")),
     ],
 )
 def test_a_wrong_file(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
@@ -53,7 +49,6 @@ def test_a_wrong_file(tmp_path: Path, text: str, words: tuple[str, ...]) -> None
     ("arguments", "words"),
     [
         (("run", "quickstrat"), ("quickstrat", "neither a file nor a recipe", "quickstart, scripted")),
-        (("run", "missing.yaml"), ("missing.yaml", "no such file")),
         (("status", "runs/none"), ("runs/none", "no run there")),
         (("evaluate", "scripted"), ("evaluation", "students")),
     ],
@@ -63,7 +58,7 @@ def test_something_that_is_not_there(tmp_path: Path, arguments: tuple[str, ...],
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [(), ("walk",), ("run", "scripted", "--fast"), ("status",)])
+@pytest.mark.parametrize("arguments", [(), ("walk",), ("run", "scripted", "--fast")])
 def test_a_wrong_command_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = call(*arguments, cwd=tmp_path)
     assert done.code == 2
@@ -85,19 +80,12 @@ def test_rows_that_are_no_questions_are_named_and_counted_and_the_others_are_sol
     kept(tmp_path / "runs/walk").balances()
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [(None, ("q.jsonl", "no such file")), (rows("{broken", "[1]"), ("q.jsonl", "none of 2 rows", "q.jsonl:1"))],
-)
-def test_a_file_without_a_question_is_told_and_once_it_is_put_right_the_run_goes_on(
-    tmp_path: Path, text: str | None, words: tuple[str, ...]
-) -> None:
-    path = tmp_path / "q.jsonl"
-    if text is not None:
-        path.write_text(text)
+def test_a_file_without_a_question_is_told_and_once_it_is_put_right_the_run_goes_on(tmp_path: Path) -> None:
     name = config(tmp_path, questions=[{"kind": "file", "path": "q.jsonl"}])
-    call("run", name, cwd=tmp_path).complains(2, *words)
-    path.write_text(rows(GOOD))
+    call("run", name, cwd=tmp_path).complains(2, "q.jsonl", "no such file")
+    (tmp_path / "q.jsonl").write_text(rows("{broken", "[1]"))
+    call("run", name, cwd=tmp_path).complains(2, "q.jsonl", "none of 2 rows", "q.jsonl:1")
+    (tmp_path / "q.jsonl").write_text(rows(GOOD))
     assert fine("run", name, "--json", cwd=tmp_path).summary["questions"] == 1
 
 
@@ -106,9 +94,11 @@ def test_misspelt_paths_and_models_are_told_and_can_be_put_right_in_the_configur
     (tmp_path / "q.jsonl").write_text(rows(GOOD))
     path = config(tmp_path, questions=[{"kind": "file", "path": "p.jsonl"}])
     call("run", path, cwd=tmp_path).complains(2, "p.jsonl")
-    model = config(tmp_path, engines={"scripted": {"kind": "transformers", "model": "nobody/nothing"}})
+    engine = {"kind": "transformers", "model": "nobody/nothing"}
+    questions = [{"kind": "file", "path": "q.jsonl"}]
+    model = config(tmp_path, engines={"scripted": engine}, questions=questions)
     call("run", model, cwd=tmp_path).complains(1, "nobody/nothing", "was not found", "hub cache", "HF_HUB_OFFLINE")
-    right = config(tmp_path, questions=[{"kind": "file", "path": "q.jsonl"}])
+    right = config(tmp_path, questions=questions)
     assert fine("run", right, "--json", cwd=tmp_path).summary["questions"] == 1
     kept(tmp_path / "runs/walk").balances()
 

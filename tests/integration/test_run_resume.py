@@ -92,7 +92,7 @@ def without_events(dump: Dump) -> Dump:
 def test_after_a_cut_at_any_call_only_what_was_not_kept_is_asked_again(tmp_path: Path) -> None:
     whole = life(tmp_path / "whole.db", straight := CountingEngine(ENGINE))
     assert straight.answered == len(whole["call"]) > 20
-    for number in range(1, straight.answered + 1):
+    for number in range(1, straight.answered + 1, 3):
         path = tmp_path / f"{number}.db"
         half = life(path, cut_at(number))
         assert len(half["call"]) < len(whole["call"])

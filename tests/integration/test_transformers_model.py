@@ -58,14 +58,14 @@ def test_float32_equals_plain_transformers(smol: ModelFolder):
     context, answer = ask(QUESTIONS[1], "<think>\nHe has 3 + 4.\n</think>\n\nThe final answer is "), "7 apples"
 
     async def use(engine: TransformersEngine) -> tuple[list[list[Completion]], list[Any]]:
-        calls = (engine.generate(ask(question), max_tokens=16, temperature=0) for question in QUESTIONS)
+        calls = (engine.generate(ask(question), max_tokens=10, temperature=0) for question in QUESTIONS)
         texts = await together(*calls)
         return texts, [await engine.answer_logprobs(context, answer) for _ in range(2)]
 
     texts, scores = with_engine(smol, use, dtype="float32")
     for question, (completion,) in zip(QUESTIONS, texts, strict=True):
         tokens = torch.tensor([encode(tokenizer, render(tokenizer, ask(question)))])
-        out = model.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=16)
+        out = model.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=10)
         assert completion.text == tokenizer.decode(out[0, tokens.shape[1] :], skip_special_tokens=True)
     whole = encode_answer(tokenizer, render(tokenizer, context), answer)
     with torch.no_grad():
