@@ -36,7 +36,7 @@ class Ledger:
 
     def __init__(self, *, subject: str, known: Mapping[str, Call], record: Record, tries: int) -> None:
         self._subject = subject
-        self._known = known
+        self._known = dict(known)
         self._record = record
         self._tries = tries
 
@@ -83,6 +83,7 @@ class Ledger:
             latency_s=time.perf_counter() - started,
         )
         await self._record([call])
+        self._known[key] = call
         return call.response
 
     async def _retried(self, ask: Callable[[], Awaitable[tuple[dict[str, Any], Usage]]]) -> tuple[dict[str, Any], Usage]:

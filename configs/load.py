@@ -140,7 +140,8 @@ def _override(document: _Document, override: str) -> _Document:
     return _Document(
         name=document.name,
         values=_replaced(document.values, location, value, override),
-        places={**document.places, location: f"--set {override}"},
+        places={**{location[:end]: f"--set {override}" for end in range(1, len(location))}, **document.places}
+        | {location: f"--set {override}"},
     )
 
 

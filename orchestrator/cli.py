@@ -7,13 +7,13 @@ on stderr for each mistake, without a traceback; `--help` imports nothing heavy,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from configs.load import ConfigError, recipes
 from orchestrator.names import NameTaken, check_names
 
 
@@ -28,8 +28,10 @@ def entry(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads make a busy machine 5 to 10 times slower
     try:
-        check_names()
-        return options.command(options)
+        check_names()  # before anything of ours is imported
+        code = options.command(options)
+        sys.stdout.flush()  # so that an output that takes nothing is told by us
+        return code
     except KeyboardInterrupt:
         return 130
     except NameTaken as error:
@@ -41,6 +43,7 @@ def entry(arguments: list[str] | None = None) -> int:
 def _known(error: Exception) -> int:
     """The exit code for an error that has a line of its own; anything else is a defect of ours and is raised."""
     from agents.errors import EngineError, ModelNotFound
+    from configs.load import ConfigError
     from orchestrator.daemon import Interrupted, PortTaken
     from orchestrator.folder import FolderError
     from orchestrator.questions import QuestionsError
@@ -57,7 +60,18 @@ def _known(error: Exception) -> int:
     environment = EngineError | ModelNotFound | PortTaken | FolderError | ChildFailed | StoreError
     if failed := [leaf for leaf in leaves if isinstance(leaf, environment)]:
         return _complain(failed, 1)
+    if outside := [leaf for leaf in leaves if isinstance(leaf, OSError)]:
+        return _outside(outside[0])
     raise error
+
+
+def _outside(error: OSError) -> int:
+    """Tell of an error of the system; a reader of our output that has gone (`| head`) needs no telling."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still unwritten would fail again at exit
+    if isinstance(error, BrokenPipeError):
+        return 1
+    return _complain([f"{error.filename or 'standard output'}: {error.strerror or error}"], 1)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -70,7 +84,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _complain(errors: list[Any], code: int) -> int:
     for line in dict.fromkeys(str(error) for error in errors):
-        sys.stderr.write(f"peripatos: {line}\n")
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"peripatos: {line}\n")
     return code
 
 
@@ -146,6 +161,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
+    from configs.load import recipes
+
     for name, text in recipes().items():
         sys.stdout.write(f"{name:12} {text}\n")
     return 0

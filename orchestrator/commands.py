@@ -127,9 +127,11 @@ def _existing(run_dir: str) -> tuple[Folder, RunConfig]:
 
 def _is_held(folder: Folder) -> bool:
     """Whether a living process holds the folder's lock."""
-    with (folder.root / "lock").open("rb") as lock:
-        try:
+    try:
+        with (folder.root / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
+    except FileNotFoundError:  # a copy of a run
+        return False
+    except BlockingIOError:
+        return True
     return False

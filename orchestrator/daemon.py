@@ -14,8 +14,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from aiohttp import web
-
 T = TypeVar("T")
 
 
@@ -92,6 +90,8 @@ async def status_server(port: int | None, status: Callable[[], Awaitable[dict[st
     if port is None:
         yield None
         return
+
+    from aiohttp import web  # costs 0.15 s, and few runs have a port
 
     async def handle(_: web.Request) -> web.Response:
         return web.json_response(await status())

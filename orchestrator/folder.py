@@ -9,16 +9,22 @@ Invariant: one living process per folder; a folder is never resumed with another
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import ConfigError, differences, dump, load
 from configs.schema import RunConfig
+from store.store import StoreError, open_store
+
+_LOOKS = 5
+_LOOK_S = 0.05
 
 
 class FolderError(Exception):
@@ -83,7 +89,7 @@ def held(config: RunConfig) -> Iterator[Folder]:
 
 def _take(lock: int, folder: Folder) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock)
     except OSError as error:
         if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
             raise FolderError(f"{folder.root}: cannot be locked: {error.strerror}") from error
@@ -98,13 +104,40 @@ def _take(lock: int, folder: Folder) -> None:
         raise FolderError(f"{folder.root}: cannot be written: {error.strerror}") from error
 
 
+def _lock(lock: int) -> None:
+    """Take the lock, looking a few times: `status` holds it for an instant."""
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_LOOK_S)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _keep_config(folder: Folder, config: RunConfig) -> None:
     """Refuse a changed configuration; otherwise keep the resolved one, whole or not at all."""
     changed = differences(load(str(folder.config)), config) if folder.config.exists() else []
-    if changed:
+    if changed and _asked_nothing(folder):  # it stopped at a mistake, which has been put right
+        for suffix in ("", "-wal", "-shm"):
+            folder.database.with_name(folder.database.name + suffix).unlink(missing_ok=True)
+    elif changed:
         shown = "; ".join(changed[:8]) + ("; ..." if len(changed) > 8 else "")
         raise ConfigError(f"{folder.root}: holds a run with another configuration: {shown}; choose another run_dir or name")
     write_whole(folder.config, dump(config))
+
+
+def _asked_nothing(folder: Folder) -> bool:
+    """Whether no call was made for the run in `folder`, so that there is nothing to lose."""
+
+    async def counts() -> dict[str, int]:
+        async with open_store(folder.database, create=False, read_only=True) as store:
+            return await store.counts()
+
+    if not folder.database.exists():
+        return True
+    try:
+        return not {name.partition(".")[0] for name in asyncio.run(counts())} & {"calls", "failures", "attempts", "reports"}
+    except StoreError:
+        return False
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -118,5 +151,6 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise FolderError(f"{path}: cannot be written: {error.strerror}") from error

@@ -14,6 +14,8 @@ from typing import TextIO
 
 import structlog
 
+from orchestrator.folder import FolderError
+
 
 class _Whole:
     """A file that takes a line at a time and gives up quietly when the disk is full."""
@@ -32,8 +34,12 @@ class _Whole:
 
 @contextlib.contextmanager
 def logging_to(path: Path, level: str) -> Iterator[None]:
-    """Send events of at least `level` to `path` while this is open."""
-    with path.open("a", encoding="utf-8") as file:
+    """Send events of at least `level` to `path` while this is open. Raises `FolderError` when it cannot be opened."""
+    try:
+        opened = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise FolderError(f"{path}: cannot be written: {error.strerror}") from error
+    with opened as file:
         structlog.configure(
             processors=[
                 structlog.contextvars.merge_contextvars,

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console, Group
@@ -58,9 +58,10 @@ class Lines:
             self.note(f"{name} {done}/{total}")
 
     def note(self, text: str) -> None:
-        """One line."""
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        """One line, if anybody listens."""
+        with suppress(OSError, ValueError, AttributeError):  # full, closed, or not there at all (2>&-)
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
 
     def stepped(self, question: Question, advance: Advance) -> None:
         """Nothing: a line a step would be too many."""

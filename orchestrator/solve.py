@@ -116,7 +116,7 @@ class Solver:
         async def one(candidate: Candidate) -> Score | None:
             steps = [*tree.steps(candidate.parent), candidate.step.text]
             asked = self.roster.prover.score(ledger, tree.question, steps, target)
-            return await self._or_failure(asked, "prover", tree.question, candidate.parent)
+            return await self._or_failure(asked, "prover", tree.question, candidate.parent, candidate.step.text)
 
         async with asyncio.TaskGroup() as group:
             asked = [group.create_task(one(candidate)) for candidate in candidates]
@@ -169,8 +169,10 @@ class Solver:
         log.info("question_settled", question=tree.question.id, state=state.value, reason=reason, trajectories=len(trajectories))
         return state
 
-    async def _or_failure(self, asked: Awaitable[T], where: str, question: Question, beam: str | None) -> T | None:
-        """The awaited value, or None after an engine's error, which then is a Failure row."""
+    async def _or_failure(
+        self, asked: Awaitable[T], where: str, question: Question, beam: str | None, step: str | None = None
+    ) -> T | None:
+        """The awaited value, or None after an engine's error, which then is a Failure row; `step` tells siblings apart."""
         try:
             return await asked
         except Broken:
@@ -180,7 +182,7 @@ class Solver:
             log.warning("call_failed", question=question.id, where=where, kind=kind, message=message)
             await self.store.record_failure(
                 Failure(
-                    id=content_id("failure", where, question.id, beam, kind, message),
+                    id=content_id("failure", where, question.id, beam, step, kind, message),
                     where=where,
                     kind=kind,
                     message=message,

@@ -32,7 +32,7 @@ from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt
 from agents.engines.batching import Batch
 from agents.engines.loading import Loaded, load
 from agents.engines.rows import Generation, Job, Scoring, settle
-from agents.errors import EngineError, Retryable, Terminal
+from agents.errors import Broken, EngineError, Retryable, Terminal
 from agents.models import ModelFolder
 from configs.schema import TransformersEngine as TransformersConfig
 
@@ -156,7 +156,7 @@ class Worker:
                 while self._receive(batch):
                     batch.step()
         except Exception as error:  # noqa: BLE001 - whatever breaks the model fails every job, and hangs none
-            crash = Terminal(f"the engine crashed: {type(error).__name__}: {error}")
+            crash = Broken(f"the engine crashed: {type(error).__name__}: {error}")
             crash.__cause__ = error
             log.error("engine_crashed", error=repr(error))
             return crash
