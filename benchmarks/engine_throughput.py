@@ -1,7 +1,8 @@
 """Claim: continuous batching costs little against a static batch of equal lengths, and wins where lengths differ.
 
 32 requests in flight through the engine against the library's plain `generate` on one static batch of the same 32 prompts,
-same model, type and lengths, in turn in one process. Only tokens that were asked for count: a static batch runs to its longest row.
+same model, type and lengths, in turn in one process. Only tokens that were asked for count:
+a static batch runs to its longest row.
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/engine_throughput.py --json throughput.json
 
@@ -117,17 +118,15 @@ async def main(arguments: argparse.Namespace) -> None:
     """Measure every workload, print the table, write the JSON."""
     folder: ModelFolder = resolve(arguments.model)
     config = Config(kind="transformers", model=arguments.model, device=arguments.device, max_batch=arguments.requests)
-    rows = []
     async with TransformersEngine(config, folder, ignore_end=True) as engine:
         found = engine.capabilities
         tokenizer = AutoTokenizer.from_pretrained(folder.path, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(folder.path, dtype=getattr(torch, found.dtype)).to(found.device).eval()
-        for workload in workloads(arguments.requests):
-            if workload.name in arguments.workloads:
-                rows.append(await measure(engine, model, tokenizer, workload, arguments.runs))
-    print(
-        f"\n{arguments.model}, {found.device}, {found.dtype}, {arguments.requests} requests, medians of {arguments.runs} runs, tokens/s"
-    )
+        model: Any = AutoModelForCausalLM.from_pretrained(folder.path, dtype=getattr(torch, found.dtype))
+        model = model.to(found.device).eval()
+        chosen = [workload for workload in workloads(arguments.requests) if workload.name in arguments.workloads]
+        rows = [await measure(engine, model, tokenizer, workload, arguments.runs) for workload in chosen]
+    print(f"\n{arguments.model}, {found.device}, {found.dtype}, {arguments.requests} requests, medians of {arguments.runs} runs")
+    print("tokens a second")
     print(f"{'workload':10} {'engine':>8} {'generate':>9} {'ratio':>6}")
     for row in rows:
         print(f"{row.workload:10} {row.engine:8.0f} {row.generate:9.0f} {row.ratio:6.2f}")

@@ -86,7 +86,8 @@ async def differences(folder: ModelFolder, arguments: argparse.Namespace, contex
     config = Config(kind="transformers", model=arguments.model, device=arguments.device, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(folder.path)
     async with TransformersEngine(config, folder) as engine:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder.path, dtype=torch.float32).to(engine.capabilities.device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder.path, dtype=torch.float32)
+        model = model.to(engine.capabilities.device).eval()
         found = []
         for context in contexts:
             await engine.answer_logprobs(context, "1234")
@@ -115,9 +116,8 @@ async def main(arguments: argparse.Namespace) -> None:
     print(f"{arguments.model}, {found.device}, {found.dtype} (agreement: float32), medians of {arguments.runs} runs")
     print(f"{'prefix':>6} {'cached':>6} {'ms':>8} {'ratio':>6} {'difference':>11}")
     for row in rows:
-        print(
-            f"{row.prefix_tokens:6} {row.cached_tokens:6} {row.milliseconds:8.1f} {row.ratio_to_first:6.2f} {row.difference:11.1e}"
-        )
+        timing = f"{row.prefix_tokens:6} {row.cached_tokens:6} {row.milliseconds:8.1f} {row.ratio_to_first:6.2f}"
+        print(f"{timing} {row.difference:11.1e}")
     flat, right = rows[-1].ratio_to_first <= 2, max(apart) <= TOLERANCE
     print(f"flat: {'yes' if flat else 'NO'}; agrees to {TOLERANCE:g}: {'yes' if right else 'NO'}")
     if arguments.json:

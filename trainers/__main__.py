@@ -26,7 +26,7 @@ def main() -> int:
     """Train the student of the spec that the first argument names; the exit code."""
     said, sys.stdout = sys.stdout, sys.stderr  # what a library prints must not stand between the JSON lines
     os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning for a core that others use made updates 20 times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning: 35-107 s an update on a busy machine, else 8-15
     _follow_parent()
     try:
         return asyncio.run(_train(Path(sys.argv[1]).read_bytes(), said))

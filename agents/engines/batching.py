@@ -25,7 +25,7 @@ from agents.engines.rows import Job, Reader, Writer, make_rows
 from agents.engines.sampling import draw, sample
 from agents.engines.slots import MIN_SHARED, Span
 
-PASS_TOKENS = {"cpu": 512, "cuda": 8192}
+PASS_TOKENS = {"cpu": 512, "cuda": 2048}
 """New tokens of one pass: larger ones are no quicker for each token, and whoever decodes waits longer."""
 
 AnyRow = Writer | Reader

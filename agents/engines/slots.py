@@ -25,7 +25,7 @@ from transformers import AttentionInterface
 
 ATTENTION = "peripatos_slots"
 LENGTH_CHUNK = 256
-SLOT_CHUNK = 8
+SLOT_CHUNK = 16
 MIN_SHARED = 32
 """Fewer tokens in common are not worth a second call."""
 

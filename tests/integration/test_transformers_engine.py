@@ -27,7 +27,7 @@ from agents.engines.batching import PASS_TOKENS, Batch
 from agents.engines.loading import Loaded, load
 from agents.engines.slots import MIN_SHARED
 from agents.engines.transformers import TransformersEngine, Worker
-from agents.errors import EngineError, ModelNotFound, Overlong, Retryable, Terminal
+from agents.errors import Broken, EngineError, ModelNotFound, Overlong, Retryable, Terminal
 from agents.models import resolve
 from configs.schema import TransformersEngine as Config
 
@@ -443,8 +443,8 @@ def test_a_crash_fails_everything_and_hangs_nothing(llama: Path):
         engine._worker = Worker(lambda: load(config(llama), resolve(str(llama)), None), make_batch)
         async with asyncio.timeout(30), engine:
             errors = await together(*(failing(engine.generate(ask("x" * n), max_tokens=50)) for n in range(1, 9)))
-            assert all(isinstance(error, Terminal) and "the device is gone" in str(error) for error in errors)
-            with pytest.raises(Terminal, match="crashed"):
+            assert all(isinstance(error, Broken) and "the device is gone" in str(error) for error in errors)
+            with pytest.raises(Broken, match="crashed"):
                 await engine.answer_logprobs(ask("x"), "y")
 
     asyncio.run(main())
