@@ -187,7 +187,9 @@ def _without_tags(values: Any, location: Location) -> Location:
     kept: list[str | int] = []
     for index, part in enumerate(location):
         last = index == len(location) - 1
-        inside = dict(enumerate(values)) if isinstance(values, list) else values if isinstance(values, Mapping) else {}
+        inside: Mapping[Any, Any] = (
+            dict(enumerate(values)) if isinstance(values, list) else values if isinstance(values, Mapping) else {}
+        )
         if part in inside:
             values = inside[part]
         elif not last or not isinstance(values, Mapping | list) or part == "[key]":

@@ -120,7 +120,7 @@ async def _search(config: RunConfig, store: Store, progress: Progress, draining:
     if done == total:
         return
     owner = "run"
-
+    progress.note("opening engines; a model that is not on this machine is fetched once")
     async with open_roster(config) as roster:
         for model in roster.models.values():
             able = model.engine.capabilities

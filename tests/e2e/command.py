@@ -30,7 +30,8 @@ COMMAND = (sys.executable, "-m", "orchestrator")
 LIMIT_S = 60.0
 
 NOTE = re.compile(
-    r"(run folder /|search \d+/\d+$|engine \w+: |exported \d+ |left out[ :]|status at http|  (un)?solved +[0-9a-f]{8} )"
+    r"(run folder /|opening engines|search \d+/\d+$|engine \w+: |exported \d+ |left out[ :]|status at http)"
+    r"|  (un)?solved +[0-9a-f]{8} "
 )
 """The lines of progress that may stand on stderr beside a complaint."""
 
