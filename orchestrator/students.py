@@ -85,8 +85,7 @@ class Students:
         if evaluation is None:
             return
         name = f"{student.name}@{when}"
-        questions = await held_out(evaluation)
-        await self.store.add_questions(questions, split="held_out")
+        questions = await self._unseen(await held_out(evaluation))
         have = {attempt.question for attempt in await self.store.attempts(name)}
         if have.issuperset(question.id for question in questions):
             return
@@ -103,6 +102,14 @@ class Students:
                 draining=self.draining,
                 tell=lambda done, total: self.progress.stage(f"accuracy {when}", done, total),
             )
+
+    async def _unseen(self, questions: list[Question]) -> list[Question]:
+        """Those of the held-out questions that are not reasoned about in this run, into the store."""
+        await self.store.add_questions(questions, split="held_out")
+        held = {placed.question.id for placed in await self.store.questions("held_out", limit=len(questions))}
+        if seen := len(questions) - len(held):
+            self.progress.note(f"left out {seen} held-out questions: they are among the questions to learn from")
+        return [question for question in questions if question.id in held]
 
 
 async def held_out(evaluation: Evaluation) -> list[Question]:
