@@ -22,7 +22,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -33,8 +32,8 @@ from configs.schema import RunConfig
 from orchestrator.daemon import Draining, Interrupted, status_server
 from orchestrator.export import export_messages
 from orchestrator.folder import Folder
+from orchestrator.gather import gather
 from orchestrator.progress import Progress
-from orchestrator.questions import load_questions
 from orchestrator.solve import Drained, Solver
 from orchestrator.students import Students
 from orchestrator.summary import STAGES, summarise
@@ -43,13 +42,11 @@ from store.types import content_id
 
 log = structlog.get_logger()
 
-_NAMED = 10
-_MOST_NAMED = 1000
-
 
 async def run(config: RunConfig, folder: Folder, progress: Progress, draining: Draining) -> dict[str, Any]:
     """Take the run in `folder` to its end; its summary. Raises `Interrupted` when it was drained."""
     async with open_store(folder.database) as store:
+        await store.release_leases()  # of a process that died: this one holds the folder
         await store.begin_run(content_id("run", identity(config)), config.name, dump(config))
         async with status_server(config.http.port, lambda: summarise(config, folder, store)) as port:
             if port is not None:
@@ -67,7 +64,7 @@ async def run(config: RunConfig, folder: Folder, progress: Progress, draining: D
 async def _stages(config: RunConfig, folder: Folder, store: Store, progress: Progress, draining: Draining) -> None:
     students = Students(config=config, folder=folder, store=store, progress=progress, draining=draining)
     stages: tuple[Callable[[], Awaitable[None]], ...] = (
-        lambda: _gather(config, store, progress),
+        lambda: gather(config, store, progress),
         lambda: _search(config, store, progress, draining),
         students.measure_before,
         students.train,
@@ -91,24 +88,6 @@ async def _timed(store: Store, stage: str) -> AsyncIterator[None]:
         yield
     finally:
         await store.add_stage_seconds(stage, time.perf_counter() - started)
-
-
-async def _gather(config: RunConfig, store: Store, progress: Progress) -> None:
-    """The questions of every source, into the store; rows that are no questions are named."""
-    for source in config.questions:
-        loaded = await asyncio.to_thread(load_questions, source, Path.cwd())
-        taken = [question for question in loaded.questions if question.answer is not None]
-        left_out = [f"{bad.where}: {bad.reason}" for bad in loaded.bad]
-        left_out += [
-            f"{question.source}: no gold answer to score with" for question in loaded.questions if question.answer is None
-        ]
-        for row in left_out[:_NAMED]:
-            progress.note(f"left out: {row}")
-        if left_out:
-            progress.note(f"left out {len(left_out)} rows, took {len(taken)}; the first {_MOST_NAMED} are named in log.jsonl")
-            log.warning("rows_left_out", count=len(left_out), rows=left_out[:_MOST_NAMED])
-        await store.add_questions(taken, split="train")
-    await store.release_leases()
 
 
 async def _search(config: RunConfig, store: Store, progress: Progress, draining: Draining) -> None:
