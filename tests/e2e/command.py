@@ -196,13 +196,14 @@ def recounted(dump: Dump) -> Counter[str]:
 
 
 def same_story(one: Kept, other: Kept) -> None:
-    """Both runs came to the same: all rows are equal, and so are all events but those of being interrupted."""
+    """Both runs came to the same: all rows are equal, and so are all events but those that every life of a run has."""
     assert one.dump.keys() == other.dump.keys()
     for table in one.dump.keys() - {"event"}:
         assert one.dump[table] == other.dump[table], table
+    assert one.events[-1].kind == other.events[-1].kind == "run_finished"
     assert _lasting(one.events) == _lasting(other.events)
 
 
 def _lasting(events: list[Event]) -> Counter[tuple[str, str]]:
-    passing = {"question_leased", "question_released", "run_running", "run_interrupted"}
+    passing = {"question_leased", "question_released", "run_running", "run_interrupted", "run_finished"}
     return Counter((event.kind, event.subject) for event in events if event.kind not in passing)
