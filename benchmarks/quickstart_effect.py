@@ -6,7 +6,8 @@ Share of the training questions whose chosen trajectory has the right answer, on
               question did; each scored once at its end (CoRD, Eq. 3), the best one chosen
   CoRD        tau*, the finished beam with the highest score; "any" is a question with at least one accepted trajectory
 All three see the gold answer only through the score, which is how CoRD makes training data. Then the student's accuracy on
-64 held-out questions before and after. Intervals: 95%, bootstrap over questions, all seeds together.
+64 held-out questions before and after. Differences are paired: the same questions on both sides. Intervals: 95%, bootstrap
+over questions, all seeds together.
 
     python benchmarks/quickstart_effect.py [--seeds 1 2 3] [--json FILE] [--set KEY=VALUE ...]
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents import prompts
 from agents.prover import predictive_perplexity
@@ -41,6 +43,8 @@ from store.store import open_store
 from store.types import Outcome, Question, content_id
 
 WHOLE_TRACE_TOKENS = 128
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,25 +115,24 @@ async def one_seed(config: RunConfig) -> dict[str, Any]:
     return {"seed": config.seed, "solved": found, "tokens": budgets, "attempts": accuracies, "seconds": summary["seconds"]}
 
 
-def shown(name: str, values: list[float], per_seed: list[float]) -> str:
+def shown(name: str, per_seed: list[Floats]) -> str:
     """A row: mean, interval, and the seeds one by one."""
-    low, high = interval(np.array(values))
-    return f"{name:22} {np.mean(values):6.1%} [{low:5.1%}, {high:5.1%}]   " + "  ".join(f"{value:6.1%}" for value in per_seed)
+    values = np.concatenate(per_seed)
+    low, high = interval(values)
+    return f"{name:26} {np.mean(values):6.1%} [{low:6.1%}, {high:6.1%}]  " + "  ".join(f"{np.mean(v):6.1%}" for v in per_seed)
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """All rows."""
-    seeds = "  ".join(f"seed {result['seed']:<2}" for result in results)
-    lines = [f"{'':22} {'all':>6} {'95% interval':16} {seeds}"]
-    for name in ("greedy", "curation", "CoRD", "CoRD any"):
-        per_seed = [[float(x) for x in result["solved"][name]] for result in results]
-        lines.append(shown(name, [x for values in per_seed for x in values], [statistics.mean(values) for values in per_seed]))
+    lines = [f"{'':26} {'all':>6}  {'95% interval':16} " + "  ".join(f"seed {result['seed']}" for result in results)]
+    solved = {name: [np.array(result["solved"][name], float) for result in results] for name in results[0]["solved"]}
+    lines += [shown(name, per_seed) for name, per_seed in solved.items()]
+    lines.append(shown("CoRD less curation", _less(solved["CoRD"], solved["curation"])))
     for kind in ("greedy", "sampled"):
-        for when in ("before", "after"):
-            means = [_question_means(result["attempts"][when], kind) for result in results]
-            lines.append(
-                shown(f"student {when}, {kind}", [x for values in means for x in values], [statistics.mean(v) for v in means])
-            )
+        before, after = ([_question_means(result["attempts"][when], kind) for result in results] for when in ("before", "after"))
+        lines.append(shown(f"student before, {kind}", before))
+        lines.append(shown(f"student after, {kind}", after))
+        lines.append(shown(f"after less before, {kind}", _less(after, before)))
     tokens = statistics.mean(token for result in results for token in result["tokens"])
     lines.append(
         f"generated tokens a question (CoRD = curation): {tokens:.0f}; seconds a run: {[round(r['seconds']) for r in results]}"
@@ -137,12 +140,16 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _question_means(attempts: list[list[Any]], kind: str) -> list[float]:
+def _less(these: list[Floats], those: list[Floats]) -> list[Floats]:
+    return [one - other for one, other in zip(these, those, strict=True)]
+
+
+def _question_means(attempts: list[list[Any]], kind: str) -> Floats:
     marks: dict[str, list[float]] = {}
     for question, sample, correct in attempts:
         if (sample > 0) == (kind == "sampled"):
             marks.setdefault(question, []).append(float(correct))
-    return [statistics.mean(values) for values in marks.values()]
+    return np.array([statistics.mean(marks[question]) for question in sorted(marks)])
 
 
 def seeded(seed: int, overrides: list[str], folder: Path) -> RunConfig:
