@@ -47,7 +47,7 @@ def _known(error: Exception) -> int:
     from orchestrator.daemon import Interrupted, PortTaken
     from orchestrator.folder import FolderError
     from orchestrator.questions import QuestionsError
-    from orchestrator.supervisor import ChildFailed
+    from orchestrator.supervisor import ChildFailed, ChildRefused
     from store.store import StoreError
 
     leaves = list(_leaves(error))
@@ -55,7 +55,7 @@ def _known(error: Exception) -> int:
         if isinstance(leaf, Interrupted):
             sys.stderr.write("interrupted; the same command resumes\n")
             return leaf.code
-    if wrong := [leaf for leaf in leaves if isinstance(leaf, ConfigError | QuestionsError)]:
+    if wrong := [leaf for leaf in leaves if isinstance(leaf, ConfigError | QuestionsError | ChildRefused)]:
         return _complain(wrong, 2)
     environment = EngineError | ModelNotFound | PortTaken | FolderError | ChildFailed | StoreError
     if failed := [leaf for leaf in leaves if isinstance(leaf, environment)]:

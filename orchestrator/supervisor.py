@@ -21,6 +21,9 @@ from orchestrator.daemon import Draining
 
 log = structlog.get_logger()
 
+WRONG_INPUT = 2
+"""The exit code of a child that refuses what it was given."""
+
 _RESTARTS = 2
 _FIRST_WAIT_S = 1.0
 _LAST_LINES = 15
@@ -30,12 +33,16 @@ class ChildFailed(Exception):
     """A child process died again and again; the message is one line with its last words."""
 
 
+class ChildRefused(ChildFailed):
+    """A child process said, by exit code 2, that what it was given is wrong: another start would end the same."""
+
+
 async def run_child(
     arguments: list[str], *, draining: Draining, drain_s: float, told: Callable[[Mapping[str, Any]], None], errors: Path
 ) -> None:
     """Run `python -m ARGUMENTS` to its end; each JSON line of its stdout goes to `told`, its stderr to the file `errors`.
 
-    Draining sends it SIGTERM. Raises `ChildFailed` after `_RESTARTS` restarts.
+    Draining sends it SIGTERM. Raises `ChildRefused`, and `ChildFailed` after `_RESTARTS` restarts.
     """
     restarts = 0
     while True:
@@ -43,6 +50,8 @@ async def run_child(
         if code == 0 or draining():
             return
         log.warning("child_died", arguments=arguments, code=code, restarts=restarts, last=last)
+        if code == WRONG_INPUT:
+            raise ChildRefused(f"{arguments[0]}: {last}; see {errors}")
         if restarts == _RESTARTS:
             raise ChildFailed(f"{arguments[0]}: exit code {code} after {restarts} restarts: {last}; see {errors}")
         with suppress(TimeoutError):

@@ -1,7 +1,7 @@
 """One student's process: `python -m trainers SPEC.json`.
 
 It says what it does on stdout, one JSON object a line: `loaded`, `update`, `checkpoint`, then `done`, `nothing` or `error`.
-Exit codes: 0 done (or nothing to do), 1 failed, 130 and 143 stopped by SIGINT and SIGTERM after a checkpoint.
+Exit codes: 0 done (or nothing to do), 1 failed, 2 what it was given would fail again, 130 and 143 stopped by SIGINT and SIGTERM after a checkpoint.
 Invariant: it never outlives its parent, which holds its standard input open. Not covered: restarting (`orchestrator`).
 """
 
@@ -33,7 +33,7 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 - the process's boundary: whatever it is, the parent is told
         traceback.print_exc()
         _say(said, {"kind": "error", "message": " ".join(f"{error}".split()) or type(error).__name__})
-        return 1
+        return 2 if isinstance(error, ValueError | ArithmeticError) else 1
 
 
 async def _train(spec: bytes, said: TextIO) -> int:

@@ -32,7 +32,7 @@ _STATE = "state.pt"
 _DRAFT = ".draft-"
 
 
-class OtherTraining(Exception):
+class OtherTraining(ValueError):
     """What lies here belongs to another configuration or other lessons; the message is one line."""
 
 

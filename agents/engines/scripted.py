@@ -64,21 +64,28 @@ class ScriptedEngine:
         """Continue the running total of `prompt`; one word is one token. Raises `Terminal` at `failure_rate`."""
         await asyncio.sleep(self._config.latency_s)
         key = content_id(self._config.seed, prompt.messages[-1].content, prompt.prefix, temperature, seed)
-        if _draw(key, "failure") < self._config.failure_rate:
-            raise Terminal("scripted failure")
+        self._fail_at_times(key)
         words = len(prompt.prefix.split()) + sum(len(message.content.split()) for message in prompt.messages)
         return [_cut(self._write(prompt, key, sample), words, max_tokens, stop, logprobs) for sample in range(n)]
 
     async def answer_logprobs(self, context: Prompt, answer: str) -> AnswerLogprobs:
-        """One token a character: near 0 after steps without a slip, the more so the more steps there are."""
+        """One token a character: near 0 after steps without a slip, the more so the more steps there are.
+
+        Raises `Terminal` at `failure_rate`.
+        """
         await asyncio.sleep(self._config.latency_s)
         sums = self._partial_sums(context)
         progress = _progress(context.prefix)
         right = answer == str(sums[-1]) and progress.total == sums[min(progress.steps, len(sums)) - 1]
-        key = content_id(self._config.seed, context.prefix, answer)
+        key = content_id(self._config.seed, context.messages[-1].content, context.prefix, answer)
+        self._fail_at_times(key)
         value = -0.05 * (len(sums) - min(progress.steps, len(sums))) - 0.01 * _draw(key, "score") - (0.0 if right else 2.0)
         words = len(context.prefix.split())
         return AnswerLogprobs(values=(value,) * max(1, len(answer)), usage=Usage(prompt=words + 1, cached=words))
+
+    def _fail_at_times(self, key: str) -> None:
+        if _draw(key, "failure") < self._config.failure_rate:
+            raise Terminal("scripted failure")
 
     def _partial_sums(self, prompt: Prompt) -> list[int]:
         """The right total after each step."""

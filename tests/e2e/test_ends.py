@@ -44,13 +44,13 @@ def test_a_spent_token_budget_ends_a_question_with_its_tree(tmp_path: Path) -> N
 
 
 def test_some_calls_fail_and_the_run_ends_with_rows_that_say_so(tmp_path: Path) -> None:
-    done, run_ = run(tmp_path, count=30, engine={"failure_rate": 0.3})
+    done, run_ = run(tmp_path, count=60, engine={"failure_rate": 0.15})
     assert {(row["kind"], row["message"]) for row in run_.dump["failure"]} == {("Terminal", "scripted failure")}
     assert {row["subject"] for row in run_.dump["failure"]} <= set(run_.states())
-    assert {row["where"] for row in run_.dump["failure"]} == {"teacher ann", "teacher bob"}
+    assert {row["where"] for row in run_.dump["failure"]} == {"teacher ann", "teacher bob", "prover"}
     assert done.summary["questions_by_state"]["solved"] > 0
-    proposed = done.summary["calls"] - run_.counts["calls.score"]
-    assert 0.15 < len(run_.dump["failure"]) / (proposed + len(run_.dump["failure"])) < 0.45
+    failed = done.summary["failures"]
+    assert 0.1 < failed / (done.summary["calls"] + failed) < 0.2
 
 
 def test_when_every_call_fails_every_question_is_unsolved(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from peft import PeftModel
 from tiny_student import CHATML, NAME, make_lesson, make_lessons, make_model, make_spec, make_tokenizer
 from transformers import AutoModelForCausalLM
 
+from configs.schema import Lora
 from store.reasoning import response
 from store.store import open_store
 from store.types import Checkpoint, Metrics
@@ -397,3 +398,10 @@ def test_an_error_is_one_line_for_the_parent(root: Path, model: Path):
     assert message["kind"] == "error"
     assert "nowhere" in message["message"]
     assert "Traceback" in errors
+
+
+def test_what_would_fail_again_is_exit_code_2(root: Path, model: Path):
+    spec = make_spec(root, model, lora=Lora(targets=("no_such_layer",)))
+    code, (message,), _ = last_words(process(spec))
+    assert code == 2
+    assert "no_such_layer" in message["message"]

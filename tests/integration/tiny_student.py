@@ -96,6 +96,14 @@ async def make_lessons(path: Path, count: int, seed: int = 0) -> None:
 
 def make_spec(root: Path, model: Path, *, config_hash: str = "configuration", **student: Any) -> Spec:
     """Float32, and fast: the lessons are few."""
-    settings = {"epochs": 4, "batch": 4, "micro_batch": 2, "learning_rate": 0.05, "checkpoint_every": 3, "dtype": "float32"}
-    config = Student(name=NAME, model=str(model), device="cpu", lora=Lora(rank=4, alpha=8), **(settings | student))
+    settings = {
+        "lora": Lora(rank=4, alpha=8),
+        "epochs": 4,
+        "batch": 4,
+        "micro_batch": 2,
+        "learning_rate": 0.05,
+        "checkpoint_every": 3,
+        "dtype": "float32",
+    }
+    config = Student(name=NAME, model=str(model), device="cpu", **(settings | student))
     return Spec(store=root / "store.db", student=config, model=model, directory=root / "student", seed=1, config_hash=config_hash)
