@@ -1,7 +1,8 @@
 """One student's process: `python -m trainers SPEC.json`.
 
 It says what it does on stdout, one JSON object a line: `loaded`, `update`, `checkpoint`, then `done`, `nothing` or `error`.
-Exit codes: 0 done (or nothing to do), 1 failed, 2 what it was given would fail again, 130 and 143 stopped by SIGINT and SIGTERM after a checkpoint.
+Exit codes: 0 done (or nothing to do), 1 failed, 2 failed and would again, 130 and 143 stopped by SIGINT and SIGTERM after
+a checkpoint.
 Invariant: it never outlives its parent, which holds its standard input open. Not covered: restarting (`orchestrator`).
 """
 

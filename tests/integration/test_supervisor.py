@@ -65,7 +65,7 @@ def test_a_child_that_dies_each_time_fails_in_one_line_with_its_last_words(child
 
 
 def test_a_child_that_refuses_what_it_was_given_is_not_started_again(child: Child) -> None:
-    with pytest.raises(ChildRefused, match="^program: no such layer; see "):
+    with pytest.raises(ChildRefused, match=r"^program: no such layer; see "):
         child.run("print(json.dumps({'kind': 'error', 'message': 'no such layer'})); sys.exit(2)")
     assert len(child.heard) == 1
 
