@@ -1,12 +1,13 @@
 """One taxonomy of what can go wrong with a model, classified once, where an engine meets the outside.
 
 EngineError
-├── Retryable     the same request may succeed later (a crash, a time-out, a full server)
-├── Terminal      the same request will fail again
-│   ├── Overlong  prompt plus answer do not fit the context
-│   └── Refused   the engine cannot do this at all (a prover without log-probs)
-└── Broken        the engine itself is gone: no request will ever succeed, the run ends with this cause
-ModelNotFound     no folder, cache, hub or wheel has the model: the environment's fault, before a run starts
+├── Retryable       the same request may succeed later (a crash, a time-out, a full server)
+│   └── Unreadable  the server answered, but not in a form that can be read
+├── Terminal        the same request will fail again
+│   ├── Overlong    prompt plus answer do not fit the context
+│   └── Refused     the engine cannot do this at all (a prover without log-probs, a wrong key)
+└── Broken          the engine itself is gone: no request will ever succeed, the run ends with this cause
+ModelNotFound       no folder, cache, hub, wheel or server has the model: the environment's fault, before a run starts
 """
 
 
@@ -15,7 +16,15 @@ class EngineError(Exception):
 
 
 class Retryable(EngineError):
-    """The same request may succeed later."""
+    """The same request may succeed later: not before `after_s` seconds from now, if the server said so."""
+
+    def __init__(self, message: str, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+class Unreadable(Retryable):
+    """The server's answer is not in the form that it should have."""
 
 
 class Terminal(EngineError):

@@ -90,8 +90,8 @@ class Ledger:
         for attempt in range(1, self._tries):
             try:
                 return await ask()
-            except Retryable:
-                await asyncio.sleep(_FIRST_WAIT_S * 2 ** (attempt - 1))
+            except Retryable as error:
+                await asyncio.sleep(max(_FIRST_WAIT_S * 2 ** (attempt - 1), error.after_s or 0.0))
         return await ask()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.schema import HARMLESS, RunConfig
+from configs.schema import HARMLESS, RunConfig, lasting
 
 RECIPES = Path(__file__).parent / "recipes"
 Location = tuple[str | int, ...]
@@ -64,7 +64,8 @@ def dump(config: RunConfig) -> str:
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """What makes a run this run: everything but the harmless keys."""
-    return config.model_dump(mode="json", exclude=set(HARMLESS))
+    engines = {name: lasting(engine) for name, engine in config.engines.items()}
+    return config.model_dump(mode="json", exclude=set(HARMLESS)) | {"engines": engines}
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

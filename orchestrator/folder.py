@@ -57,6 +57,11 @@ class Folder:
         """The exported trajectories."""
         return self.root / "export" / "messages.jsonl"
 
+    @property
+    def servers(self) -> Path:
+        """What managed servers print, a file each."""
+        return self.root / "servers"
+
     def student(self, name: str) -> Path:
         """A student's directory."""
         return self.root / "students" / name

@@ -65,7 +65,7 @@ async def _stages(config: RunConfig, folder: Folder, store: Store, progress: Pro
     students = Students(config=config, folder=folder, store=store, progress=progress, draining=draining)
     stages: tuple[Callable[[], Awaitable[None]], ...] = (
         lambda: gather(config, store, progress),
-        lambda: _search(config, store, progress, draining),
+        lambda: _search(config, folder, store, progress, draining),
         students.measure_before,
         students.train,
         students.measure_after,
@@ -90,7 +90,7 @@ async def _timed(store: Store, stage: str) -> AsyncIterator[None]:
         await store.add_stage_seconds(stage, time.perf_counter() - started)
 
 
-async def _search(config: RunConfig, store: Store, progress: Progress, draining: Draining) -> None:
+async def _search(config: RunConfig, folder: Folder, store: Store, progress: Progress, draining: Draining) -> None:
     """N workers solve leased questions until none is left."""
     counts = await store.counts()
     total = sum(counts.get(f"questions.{state}", 0) for state in ("pending", "leased", "solved", "unsolved"))
@@ -100,7 +100,7 @@ async def _search(config: RunConfig, store: Store, progress: Progress, draining:
         return
     owner = "run"
     progress.note("opening engines; a model that is not on this machine is fetched once")
-    async with open_roster(config) as roster:
+    async with open_roster(config, outputs=folder.servers, tell=progress.note) as roster:
         for model in roster.models.values():
             able = model.engine.capabilities
             progress.note(f"engine {model.name}: {able.model} on {able.device} in {able.dtype}, {able.found}")
