@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test unit lint clean
+.PHONY: quickstart test servers test-servers unit lint clean
 
 quickstart: $(READY)
 	$(BIN)/python -m orchestrator run quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not servers"
+
+servers: # real vLLM and SGLang servers for a CPU, in .servers
+	PYTHON=$(PYTHON) tests/servers/install .servers
+
+test-servers: $(READY) servers
+	$(BIN)/python -m pytest tests/servers
 
 unit: $(READY)
 	$(BIN)/python -m pytest tests/unit
