@@ -19,7 +19,8 @@ from agents.ledger import Model
 from agents.models import ModelFolder, resolve
 from agents.prover import Prover
 from agents.teacher import Teacher
-from configs.schema import EngineConfig, OpenAIEngine, RunConfig, TransformersEngine, lasting
+from configs.engines import EngineConfig, LitellmEngine, OpenAIEngine, TransformersEngine, lasting
+from configs.schema import RunConfig
 from store.types import content_id
 
 Tell = Callable[[str], None]
@@ -83,6 +84,10 @@ async def _engine(name: str, config: EngineConfig, adapter: Path | None, outputs
         output = (outputs or Path(tempfile.mkdtemp(prefix="peripatos-"))) / f"{name}.log"
         server = ManagedServer(config.server, name=name, folder=folder.path, served=config.model, output=output, tell=tell)
         return ServedEngine(server, OpenAI(config, server.url, tokenizer or folder.path))
+    if isinstance(config, LitellmEngine):
+        from agents.engines.litellm import LitellmEngine as Litellm
+
+        return Litellm(config)
     from agents.engines.scripted import ScriptedEngine
 
     return ScriptedEngine(config)

@@ -23,7 +23,7 @@ import structlog
 
 from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Engine, Prompt
 from agents.errors import Broken, Retryable
-from configs.schema import ManagedServer as ServerConfig
+from configs.engines import ManagedServer as ServerConfig
 
 log = structlog.get_logger()
 

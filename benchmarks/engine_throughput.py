@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agents.engines.base import Message, Prompt
 from agents.engines.transformers import TransformersEngine
 from agents.models import ModelFolder, resolve
-from configs.schema import TransformersEngine as Config
+from configs.engines import TransformersEngine as Config
 
 TEMPERATURE = 0.8
 EXAMPLE = (

@@ -22,7 +22,8 @@ from pathlib import Path
 from agents.engines.base import Message, Prompt
 from agents.ledger import Ledger
 from agents.roster import open_model, open_roster
-from configs.schema import RunConfig, ScriptedEngine
+from configs.engines import ScriptedEngine
+from configs.schema import RunConfig
 from orchestrator.logs import logging_to
 from orchestrator.progress import Lines
 from orchestrator.solve import Solver

@@ -27,7 +27,7 @@ from agents.engines.base import Message, Prompt
 from agents.engines.rendering import encode_answer, render
 from agents.engines.transformers import TransformersEngine
 from agents.models import ModelFolder, resolve
-from configs.schema import TransformersEngine as Config
+from configs.engines import TransformersEngine as Config
 
 LENGTHS = (256, 512, 1024, 2048)
 SENTENCE = "Then {0} more pears are put into the basket, and {1} of them are eaten on the way home by a boy. "

@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.schema import HARMLESS, RunConfig, lasting
+from configs.engines import lasting
+from configs.schema import HARMLESS, RunConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 Location = tuple[str | int, ...]
@@ -163,7 +164,9 @@ def _explain(document: _Document, error: ValidationError) -> Iterator[str]:
     for mistake in mistakes:
         if any(other["loc"][: len(mistake["loc"])] == mistake["loc"] and other is not mistake for other in mistakes):
             continue  # a list that is short only because of a mistake inside it
-        location = _without_tags(document.values, mistake["loc"]) or _named(mistake["msg"])
+        location = _without_tags(document.values, mistake["loc"], whole=mistake["type"] == "value_error") or _named(
+            mistake["msg"]
+        )
         place = document.place(location)
         key = _spelled(location)
         if mistake["type"] == "extra_forbidden":
@@ -183,11 +186,11 @@ def _named(message: str) -> Location:
     return tuple(int(word) if word.isdigit() else word for word in words)
 
 
-def _without_tags(values: Any, location: Location) -> Location:
-    """Pydantic's location less the names of union members, which are no keys of the file."""
+def _without_tags(values: Any, location: Location, *, whole: bool) -> Location:
+    """Pydantic's location less the names of union members, which are no keys of the file; `whole`: of a part, not of a key."""
     kept: list[str | int] = []
     for index, part in enumerate(location):
-        last = index == len(location) - 1
+        last = index == len(location) - 1 and not whole
         inside: Mapping[Any, Any] = (
             dict(enumerate(values)) if isinstance(values, list) else values if isinstance(values, Mapping) else {}
         )

@@ -7,19 +7,12 @@ Not covered: reading files, overrides and messages with line numbers (`load.py`)
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Part(BaseModel):
-    """The base of every part: frozen, strict about unknown keys, attribute docstrings as descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
-Probability = Annotated[float, Field(gt=0, le=1)]
+from configs.engines import EngineConfig, TransformersEngine
+from configs.part import Name, Part, Probability
 
 
 class WordProblems(Part):
@@ -72,90 +65,6 @@ class File(Part):
 
 
 Source = Annotated[WordProblems | File, Field(discriminator="kind")]
-
-
-class TransformersEngine(Part):
-    """A model run in this process by transformers, on CPU or GPU, with continuous batching and prefix reuse."""
-
-    kind: Literal["transformers"]
-    """Chooses this engine."""
-    model: str
-    """A folder, or a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct."""
-    device: str = "auto"
-    """"cpu", "cuda", "cuda:1", or "auto": the first GPU if there is one."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """"auto": bfloat16 where the device computes in it, else float32."""
-    max_batch: int = Field(default=48, ge=1, le=1024)
-    """Requests computed at the same time."""
-    prefix_cache_mb: int = Field(default=512, ge=0)
-    """Memory for keys and values of past prefixes, in MiB."""
-
-
-class ScriptedEngine(Part):
-    """Deterministic answers from a seed: no model. For trying a configuration, for tests and for measuring overhead."""
-
-    kind: Literal["scripted"]
-    """Chooses this engine."""
-    seed: int = 0
-    """Changes every answer."""
-    latency_s: float = Field(default=0.0, ge=0)
-    """How long every call takes."""
-    skill: float = Field(default=0.6, ge=0, le=1)
-    """How likely a step is right."""
-    steps: int = Field(default=3, ge=1, le=64)
-    """Steps of a whole reasoning."""
-    failure_rate: float = Field(default=0.0, ge=0, le=1)
-    """How many calls fail, at random but the same ones each time."""
-
-
-class ManagedServer(Part):
-    """A vLLM or SGLang server that the run starts, watches, restarts and ends."""
-
-    kind: Literal["vllm", "sglang"]
-    """Which program."""
-    model: str
-    """A folder, or a hub id."""
-    command: tuple[str, ...] | None = None
-    """How the program is started, in an environment of its own; None: `vllm serve`, or `python -m sglang.launch_server`."""
-    args: tuple[str, ...] = ()
-    """More arguments, as the program spells them."""
-    env: dict[str, str] = {}
-    """More environment variables."""
-    start_s: float = Field(default=600.0, gt=0)
-    """How long it may take until it answers."""
-    restarts: int = Field(default=5, ge=0)
-    """How often in a row it is started again after it died."""
-
-
-class OpenAIEngine(Part):
-    """A model behind an OpenAI-compatible server: vLLM, SGLang, or another."""
-
-    kind: Literal["openai"]
-    """Chooses this engine."""
-    url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/\S*)?$")
-    """Where the server is, such as http://127.0.0.1:8000; a /v1 at the end is left out."""
-    server: ManagedServer | None = None
-    """Instead of `url`: a server that the run starts itself."""
-    model: str = Field(min_length=1)
-    """The name that the server knows the model by."""
-    tokenizer: str | None = None
-    """A folder or a hub id: renders the model's own template, and is needed to score. None: that of `server`, or, without
-    one, the server's chat route."""
-    key: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """The NAME of the environment variable that holds the key; None: no key."""
-    deadline_s: float = Field(default=300.0, gt=0)
-    """How long one request may take in all."""
-    silence_s: float = Field(default=60.0, gt=0)
-    """How long a stream may be silent."""
-
-    @model_validator(mode="after")
-    def _one_address(self) -> OpenAIEngine:
-        if (self.url is None) == (self.server is None):
-            raise ValueError("one of `url` and `server` must be given, and not both")
-        return self
-
-
-EngineConfig = Annotated[TransformersEngine | ScriptedEngine | OpenAIEngine, Field(discriminator="kind")]
 
 
 class Example(Part):
@@ -372,16 +281,3 @@ class RunConfig(Part):
 
 HARMLESS = ("limits", "logging", "http", "run_dir")
 """Keys that may differ between a run and its resumption; they are not part of a run's identity."""
-
-HARMLESS_OF_ENGINE = ("max_batch", "prefix_cache_mb", "latency_s", "url", "key", "deadline_s", "silence_s")
-"""Keys of an engine that may differ too: they change how fast it answers, and from where, not what."""
-HARMLESS_OF_SERVER = ("command", "env", "start_s", "restarts")
-"""Keys of a managed server that may differ too."""
-
-
-def lasting(engine: EngineConfig) -> dict[str, Any]:
-    """What of an engine makes its answers what they are."""
-    found = engine.model_dump(mode="json", exclude=set(HARMLESS_OF_ENGINE))
-    if found.get("server"):
-        found["server"] = {key: value for key, value in found["server"].items() if key not in HARMLESS_OF_SERVER}
-    return found

@@ -22,7 +22,8 @@ from agents.errors import EngineError, ModelNotFound
 from agents.ledger import Model
 from agents.prover import predictive_perplexity
 from agents.roster import open_model
-from configs.schema import EngineConfig, RunConfig
+from configs.engines import EngineConfig
+from configs.schema import RunConfig
 from orchestrator.names import PACKAGES, NameTaken, check_names
 
 _GIB = 1 << 30
@@ -113,10 +114,10 @@ async def _asked(model: Model) -> str:
     able = model.engine.capabilities
     prompt = Prompt(messages=(Message(role="user", content="Name the capital of France."),), prefix="The capital of France is")
     (completion,) = await model.engine.generate(prompt, max_tokens=8, temperature=0.0)
+    told = f"{able.model} on {able.device} in {able.dtype}, {able.context_tokens} tokens, {able.found}; "
+    told += f"continues with {completion.text!r}; "
+    if not able.scores:
+        return told + "cannot score, so it cannot be the prover"
     right = await model.engine.answer_logprobs(prompt, " Paris")
     wrong = await model.engine.answer_logprobs(prompt, " table")
-    return (
-        f"{able.model} on {able.device} in {able.dtype}, {able.context_tokens} tokens, {able.found}; "
-        f"continues with {completion.text!r}; scores Paris {predictive_perplexity(right.values):.3f}, "
-        f"table {predictive_perplexity(wrong.values):.3f}"
-    )
+    return told + f"scores Paris {predictive_perplexity(right.values):.3f}, table {predictive_perplexity(wrong.values):.3f}"

@@ -15,8 +15,9 @@ from typing import Any
 from agents.models import resolve
 from agents.roster import open_model
 from configs import schema
+from configs.engines import TransformersEngine
 from configs.load import identity
-from configs.schema import Evaluation, RunConfig, TransformersEngine
+from configs.schema import Evaluation, RunConfig
 from orchestrator.daemon import Draining
 from orchestrator.evaluate import measure
 from orchestrator.folder import Folder, write_whole

@@ -79,8 +79,8 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     cached = f"{summary['tokens_cached']} of {summary['tokens_prompt']} prompt tokens from cache"
     measured = [(when, summary[f"accuracy_{when}"]) for when in ("before", "after") if summary[f"accuracy_{when}"]]
     return [
-        ("questions", f"{summary['questions']}: {_counted(summary['questions_by_state'])}"),
-        ("trajectories", f"{summary['trajectories']}: {_counted(summary['trajectories_by_verdict'])}"),
+        ("questions", _counted(summary["questions"], summary["questions_by_state"])),
+        ("trajectories", _counted(summary["trajectories"], summary["trajectories_by_verdict"])),
         ("accepted", f"{summary['accepted']}{mean}"),
         ("tokens", f"{summary['tokens']} generated{rate}, {cached}"),
         ("failures", f"{summary['failures']} of {summary['calls'] + summary['failures']} calls"),
@@ -93,8 +93,9 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(counts.items()) if count)
+def _counted(total: int, counts: dict[str, int]) -> str:
+    parts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(counts.items()) if count)
+    return f"{total}: {parts}" if parts else str(total)
 
 
 def _accuracy(kind: str, value: dict[str, Any]) -> str:

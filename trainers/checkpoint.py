@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from configs.schema import Part
+from configs.part import Part
 from store.types import Checkpoint
 
 FINAL = "final"

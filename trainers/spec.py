@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs.schema import Part, Student
+from configs.part import Part
+from configs.schema import Student
 
 
 class Spec(Part):

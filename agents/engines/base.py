@@ -6,12 +6,14 @@ Not covered: retries and limits (they wrap an engine), prompts (`agents.prompts`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from store.types import Usage
 
+T = TypeVar("T")
 Role = Literal["system", "user", "assistant"]
 
 
@@ -104,3 +106,13 @@ class Engine(Protocol):
         Raises `Refused` when the model cannot score, `Overlong`, `Retryable`.
         """
         ...
+
+
+async def together(asked: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The values of all; the first error ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in asked]
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from None
+    return [task.result() for task in tasks]

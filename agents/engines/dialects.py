@@ -106,12 +106,12 @@ def scored_from(prompt: list[int], first: int) -> Json:
 class Draft:
     """One choice as it arrives. `over` when its text needs no more: it has ended, or one of the stop strings came.
 
-    `repeated` is the prefix that this server may repeat before the new text.
+    `repeated` is what the server may repeat before the new text: the whole prefix, or its end.
     """
 
     stops: tuple[str, ...]
     max_tokens: int
-    repeated: str = ""
+    repeated: tuple[str, ...] = ()
     text: str = ""
     pieces: int = 0
     finish: str | None = None
@@ -129,7 +129,7 @@ class Draft:
         seen = 0 if self.repeated else max(0, len(self.text) - max(map(len, self.stops), default=0))
         self.text += piece
         self.pieces += bool(piece)
-        if len(self.text) > len(self.repeated) + _LONGEST_TOKEN * self.max_tokens:
+        if len(self.text) > max(map(len, self.repeated), default=0) + _LONGEST_TOKEN * self.max_tokens:
             raise Unreadable(f"the server ignores max_tokens: {len(self.text)} characters for {self.max_tokens} tokens")
         self.logprobs += _logprobs_of(choice)
         self.finish = choice.get("finish_reason") or self.finish
@@ -139,15 +139,11 @@ class Draft:
             self._cut(seen)
 
     def _repeats(self) -> bool:
-        """Whether the text, so far, may be nothing but the repeated prefix; once it is whole, it is taken away."""
-        if not self.repeated:
-            return False
-        if self.text.startswith(self.repeated):
-            self.text, self.repeated = self.text[len(self.repeated) :], ""
-            return False
-        if self.repeated.startswith(self.text) and not self.over:
+        """Whether the text, so far, may be nothing but a repetition; once that is whole, it is taken away."""
+        if not self.over and any(len(self.text) < len(each) and each.startswith(self.text) for each in self.repeated):
             return True
-        self.repeated = ""
+        whole = max((each for each in self.repeated if self.text.startswith(each)), key=len, default="")
+        self.text, self.repeated = self.text[len(whole) :], ()
         return False
 
     def _cut(self, start: int) -> None:

@@ -22,7 +22,7 @@ from agents.engines.base import Capabilities
 from agents.engines.slots import ATTENTION, Slots, Span, lay_out
 from agents.errors import Terminal
 from agents.models import ModelFolder
-from configs.schema import TransformersEngine
+from configs.engines import TransformersEngine
 
 MEMORY_SHARE = 0.5
 """Of the memory that is free after loading: what the slots of running rows may take."""

@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from agents.engines import dialects
-from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt
+from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt, together
 from agents.engines.dialects import Dialect, Draft, Sampling
 from agents.engines.rendering import AnswerTokens, encode, encode_answer, render
 from agents.engines.wire import Wire
 from agents.errors import ModelNotFound, Overlong, Refused, Terminal, Unreadable
-from configs.schema import OpenAIEngine as OpenAIConfig
+from configs.engines import OpenAIEngine as OpenAIConfig
 from store.types import Usage
 
-T = TypeVar("T")
 Method = Literal["generate", "forced", "prompt_logprobs"]
 
 STREAMED_TOKENS = 256
@@ -111,7 +110,7 @@ class OpenAIEngine:
         if logprobs and self._dialect == "sglang" and temperature not in (0.0, 1.0):
             raise Refused("SGLang scales the log-probs of sampled tokens by the temperature: ask at temperature 1")
         if self._dialect == "other":  # not every such server knows n, and each sample may meet its stop at another time
-            found = await _together([self._complete(prompt, sampling.one(index)) for index in range(n)])
+            found = await together([self._complete(prompt, sampling.one(index)) for index in range(n)])
             return [completion for (completion,) in found]
         return await self._complete(prompt, sampling)
 
@@ -133,7 +132,7 @@ class OpenAIEngine:
             path, body = dialects.COMPLETIONS, dialects.raw(common, tokens, sampling.logprobs)
         else:
             path, body = dialects.CHAT, dialects.chat(self._dialect, common, prompt, sampling.logprobs)
-        repeated = prompt.prefix if path == dialects.CHAT and self._dialect == "other" else ""
+        repeated = (prompt.prefix,) if prompt.prefix and path == dialects.CHAT and self._dialect == "other" else ()
         drafts = [Draft(sampling.stop, sampling.max_tokens, repeated) for _ in range(sampling.n)]
         usage = await (self._streamed if stream else self._whole)(path, body, drafts)
         each = _shares(usage or self._estimated(body, drafts), sampling.n)
@@ -165,7 +164,7 @@ class OpenAIEngine:
             values, usage = dialects.prompt_logprobs(answer, tokens, first), Usage(prompt=len(tokens))
         else:
             bodies = [dialects.forced(self._config.model, tokens[:at], tokens[at]) for at in range(first, len(tokens))]
-            answers = await _together([self._wire.post(dialects.COMPLETIONS, each) for each in bodies])
+            answers = await together([self._wire.post(dialects.COMPLETIONS, each) for each in bodies])
             values = [dialects.forced_logprob(answer) for answer in answers]
             usage = dialects.joined(dialects.usage_of(answer) or Usage(prompt=len(tokens)) for answer in answers)
         return AnswerLogprobs(values=tuple(values), usage=usage)
@@ -190,10 +189,11 @@ class OpenAIEngine:
         if self._dialect == "sglang":
             return "generate" if await self._try(known, "generate") else None
         if self._dialect == "vllm":
-            forced, whole = await self._try(known, "forced"), await self._try(known, "prompt_logprobs")
+            whole = await self._try(known, "prompt_logprobs")
+            forced = await self._try(known, "forced") if self._config.scoring != "prompt_logprobs" else None
             if forced and whole and all(abs(a - b) < TOLERANCE for a, b in zip(forced, whole, strict=True)):
                 return "forced"
-            return "prompt_logprobs" if whole else None
+            return "prompt_logprobs" if whole and self._config.scoring != "forced" else None
         return None
 
     async def _try(self, known: AnswerTokens, method: Method) -> tuple[float, ...] | None:
@@ -228,16 +228,6 @@ def _shares(usage: Usage, n: int) -> list[Usage]:
     each, rest = divmod(usage.completion, n)
     first = Usage(prompt=usage.prompt, completion=each + rest, cached=usage.cached)
     return [first, *(Usage(completion=each) for _ in range(n - 1))]
-
-
-async def _together(asked: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The values of all; the first error ends the others."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in asked]
-    except ExceptionGroup as several:
-        raise several.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _key(name: str | None) -> str | None:

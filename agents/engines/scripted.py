@@ -15,7 +15,7 @@ from typing import Self
 
 from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt
 from agents.errors import Terminal
-from configs.schema import ScriptedEngine as Config
+from configs.engines import ScriptedEngine as Config
 from store.reasoning import THINK_CLOSE
 from store.types import Usage, content_id
 

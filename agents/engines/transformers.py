@@ -37,7 +37,7 @@ from agents.engines.loading import Loaded, load
 from agents.engines.rows import Generation, Job, Scoring, settle
 from agents.errors import Broken, EngineError, Retryable, Terminal
 from agents.models import ModelFolder
-from configs.schema import TransformersEngine as TransformersConfig
+from configs.engines import TransformersEngine as TransformersConfig
 
 log = structlog.get_logger()
 

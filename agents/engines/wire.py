@@ -135,7 +135,7 @@ class Wire:
         except (HttpProcessingError, ValueError) as error:
             raise Unreadable(f"{self.url}{path}: a line or header beyond all bounds, or no HTTP at all") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Retryable(f"{self.url}{path}: {_one_line(str(error) or type(error).__name__)}") from error
+            raise Retryable(f"{self.url}{path}: {one_line(str(error) or type(error).__name__)}") from error
 
 
 def classify(where: str, status: int, text: str, retry_after: str | None = None) -> EngineError:
@@ -170,18 +170,19 @@ def _said_in(text: str) -> str:
     try:
         body = json.loads(text)
     except ValueError:
-        return _one_line(text)
-    return _said(body) if isinstance(body, dict) else _one_line(text)
+        return one_line(text)
+    return _said(body) if isinstance(body, dict) else one_line(text)
 
 
 def _said(body: Json) -> str:
     for key in ("error", "message", "detail"):
         if value := body.get(key):
-            return _said(value) if isinstance(value, dict) else _one_line(str(value))
-    return _one_line(_compact(body))
+            return _said(value) if isinstance(value, dict) else one_line(str(value))
+    return one_line(_compact(body))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """`text` in one line of bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN else line[:_SHOWN] + "..."
 

@@ -35,7 +35,7 @@ IMPORT_ALL = """if True:
 
     class Heavy(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path, target=None):
-            if name in {"torch", "transformers", "peft", "safetensors", "gguf", "huggingface_hub", "accelerate"}:
+            if name in {"torch", "transformers", "peft", "safetensors", "gguf", "huggingface_hub", "accelerate", "litellm"}:
                 raise ModuleNotFoundError("kept away", name=name)
 
     sys.meta_path.insert(0, Heavy())

@@ -8,7 +8,7 @@ from typing import Any, Self
 from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Engine, Prompt
 from agents.engines.scripted import ScriptedEngine
 from agents.ledger import Model
-from configs.schema import ScriptedEngine as Config
+from configs.engines import ScriptedEngine as Config
 
 
 class CountingEngine:

@@ -13,7 +13,7 @@ from counting_engine import CountingEngine, model
 from agents.engines.base import Completion, Message, Prompt
 from agents.errors import EngineError, Retryable, Terminal
 from agents.ledger import Ledger
-from configs.schema import ScriptedEngine as Config
+from configs.engines import ScriptedEngine as Config
 from store.store import Store, open_store
 from store.types import Call, Usage
 

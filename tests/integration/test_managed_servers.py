@@ -16,7 +16,7 @@ import pytest
 from agents import servers
 from agents.errors import Broken
 from agents.servers import ManagedServer
-from configs.schema import ManagedServer as Config
+from configs.engines import ManagedServer as Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,7 +161,7 @@ OWNER = """
 import asyncio, sys
 from pathlib import Path
 from agents.servers import ManagedServer
-from configs.schema import ManagedServer as Config
+from configs.engines import ManagedServer as Config
 
 async def main():
     folder = Path(sys.argv[1])

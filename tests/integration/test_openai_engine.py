@@ -18,7 +18,7 @@ from agents.engines.base import Completion, Message, Prompt
 from agents.engines.dialects import Draft
 from agents.engines.openai import OpenAIEngine
 from agents.errors import EngineError, ModelNotFound, Overlong, Refused, Retryable, Terminal, Unreadable
-from configs.schema import OpenAIEngine as Config
+from configs.engines import OpenAIEngine as Config
 from store.types import Usage
 
 PROMPT = Prompt(messages=(Message(role="user", content="What is 2 + 3?"),), prefix="<think>\n### Step 1.")
@@ -215,7 +215,7 @@ def finished(draft: Draft) -> Completion:
 @given(st.text(alphabet="ab\n# Step</think>", max_size=60), st.lists(st.integers(0, 60), max_size=8), st.booleans())
 def test_a_text_in_pieces_is_the_text_at_once(text: str, cuts: list[int], repeats: bool) -> None:
     prefix = "<think>\n### Step 1." if repeats else ""
-    whole, pieces = Draft(STOPS, 99), Draft(STOPS, 99, prefix)
+    whole, pieces = Draft(STOPS, 99), Draft(STOPS, 99, (prefix,) if repeats else ())
     whole.add({"text": text, "finish_reason": "stop"})
     told = prefix + text
     borders = sorted({0, len(told), *(min(at, len(told)) for at in cuts)})

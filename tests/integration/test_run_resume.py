@@ -14,8 +14,8 @@ from agents.errors import Broken, Terminal
 from agents.prover import Prover
 from agents.roster import Roster
 from agents.teacher import Teacher
+from configs.engines import ScriptedEngine as Config
 from configs.schema import RunConfig, WordProblems
-from configs.schema import ScriptedEngine as Config
 from orchestrator.progress import Lines
 from orchestrator.questions import load_questions
 from orchestrator.solve import Drained, Solver

@@ -29,7 +29,7 @@ from agents.engines.slots import MIN_SHARED
 from agents.engines.transformers import TransformersEngine, Worker
 from agents.errors import Broken, EngineError, ModelNotFound, Overlong, Retryable, Terminal
 from agents.models import resolve
-from configs.schema import TransformersEngine as Config
+from configs.engines import TransformersEngine as Config
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

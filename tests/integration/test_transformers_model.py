@@ -15,7 +15,7 @@ from agents.engines.base import Completion, Message, Prompt
 from agents.engines.rendering import encode, encode_answer, render
 from agents.engines.transformers import TransformersEngine
 from agents.models import ModelFolder, resolve
-from configs.schema import TransformersEngine as Config
+from configs.engines import TransformersEngine as Config
 
 pytestmark = pytest.mark.model
 

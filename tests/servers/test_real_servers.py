@@ -27,9 +27,9 @@ from agents.engines.transformers import TransformersEngine  # noqa: E402
 from agents.errors import EngineError, ModelNotFound, Overlong  # noqa: E402
 from agents.models import resolve  # noqa: E402
 from agents.roster import open_model  # noqa: E402
+from configs.engines import OpenAIEngine as OpenAIConfig  # noqa: E402
+from configs.engines import TransformersEngine as TransformersConfig  # noqa: E402
 from configs.load import load  # noqa: E402
-from configs.schema import OpenAIEngine as OpenAIConfig  # noqa: E402
-from configs.schema import TransformersEngine as TransformersConfig  # noqa: E402
 
 SERVERS = ROOT / ".servers"
 MAWPS = ROOT.parent / "shared" / "data" / "mawps" / "singleop.jsonl"

@@ -6,8 +6,8 @@ from agents import prompts
 from agents.engines.base import Completion
 from agents.engines.scripted import ScriptedEngine
 from agents.steps import STOPS
+from configs.engines import ScriptedEngine as Config
 from configs.schema import Asking
-from configs.schema import ScriptedEngine as Config
 from store.types import Question
 
 QUESTION = Question(id="q", text="Ann has 3 pens, then 4, then 5. How many?", answer="12", kind="math")
