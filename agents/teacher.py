@@ -1,6 +1,7 @@
 """A teacher proposes next steps and, for a reasoning that it closed, writes the final answer (CoRD, section 1 of methods).
 
-Invariant: what it draws depends only on the run's seed and on (question, depth, beam, teacher), never on timing.
+Invariant: what it draws depends only on the run's seed and on (question, steps so far, teacher), never on timing, nor on the
+rest of the configuration: runs that share a ledger share these calls.
 Not covered: which step is kept (`orchestrator.search`).
 """
 
@@ -22,6 +23,7 @@ class Teacher:
         self, *, config: schema.Teacher, index: int, model: Model, asking: schema.Asking, search: schema.Search, seed: int
     ) -> None:
         self.name = config.name
+        self.leaves_when_spent = config.budget.when_spent == "leave"
         self.index = index
         self.asking = asking
         self.model = model
@@ -30,40 +32,43 @@ class Teacher:
         self._seed = seed
 
     async def propose(
-        self, ledger: Ledger, question: Question, *, parent: str | None, steps: Sequence[str], budget: int
+        self, ledger: Ledger, question: Question, *, parent: str | None, steps: Sequence[str], budget: int, waits: bool = True
     ) -> list[Candidate]:
         """Next steps after `steps`, at most `budget` tokens each: up to `search.samples` candidates, empty ones left out.
 
-        Raises `EngineError` when the engine cannot answer.
+        Raises `EngineError` when the engine cannot answer; `waits` while it is parked, or raises `Parked`.
         """
         completions = await ledger.generate(
             self.model,
             "propose",
             prompts.propose(question, steps, self.asking),
+            agent=self.name,
+            waits=waits,
             n=self._search.samples,
             max_tokens=min(self._search.max_step_tokens, budget),
             stop=STOPS,
             temperature=self._config.temperature,
             top_p=self._config.top_p,
-            seed=self._seed_for(question, len(steps), parent),
+            seed=self._seed_for(question, len(steps), *steps),
         )
         found = [(step_of(c, index=len(steps) + 1, author=self.name), c.usage) for c in completions]
         return [Candidate(parent=parent, step=step, usage=usage, authors=(self.name,)) for step, usage in found if step]
 
-    async def conclude(self, ledger: Ledger, question: Question, *, beam: str, text: str) -> tuple[str, Usage]:
+    async def conclude(self, ledger: Ledger, question: Question, *, text: str) -> tuple[str, Usage]:
         """What follows `</think>` for the closed reasoning `text`, the answer's lead included. Raises `EngineError`."""
         (completion,) = await ledger.generate(
             self.model,
             "answer",
             prompts.conclude(question, text, self.asking),
+            agent=self.name,
             n=1,
             max_tokens=self._search.max_answer_tokens,
             stop=("\n",) if self.asking.answer_prefix else (),
             temperature=0.0,
             top_p=1.0,
-            seed=self._seed_for(question, -1, beam),
+            seed=self._seed_for(question, -1, text),
         )
         return (self.asking.answer_prefix + completion.text).strip(), completion.usage
 
-    def _seed_for(self, question: Question, depth: int, beam: str | None) -> int:
-        return int(content_id("seed", self._seed, question.id, depth, beam, self.name)[:15], 16)
+    def _seed_for(self, question: Question, depth: int, *text: str) -> int:
+        return int(content_id("seed", self._seed, question.id, depth, *text, self.name)[:15], 16)

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agents.engines.base import Message, Prompt
-from agents.ledger import Ledger
+from agents.ledger import Ledger, Terms
 from agents.roster import open_model, open_roster
 from configs.engines import ScriptedEngine
 from configs.schema import RunConfig
@@ -76,11 +76,11 @@ async def independent_ours(store: Store) -> Seconds:
     async with open_model("scripted", config) as model:
 
         async def call(number: int) -> None:
-            ledger = Ledger(subject=f"q{number}", known={}, record=store.record_calls, tries=1)
+            ledger = Ledger(subject=f"q{number}", known={}, terms=Terms(keep=store))
             prompt = Prompt(
                 messages=(Message(role="user", content=f"{number} and {number} more?"),), prefix="<think>\n### Step 1."
             )
-            await ledger.generate(model, "propose", prompt, n=1, max_tokens=64, temperature=0.6, seed=number)
+            await ledger.generate(model, "propose", prompt, agent="ann", n=1, max_tokens=64, temperature=0.6, seed=number)
 
         return await timed(in_flight(call))
 
@@ -127,7 +127,15 @@ async def dependent_ours(store: Store) -> Seconds:
     await store.add_questions(questions, split="train")
     config = walk_config()
     async with open_roster(config) as roster:
-        solver = Solver(run="bench", config=config, roster=roster, store=store, draining=lambda: False, progress=Silent())
+        solver = Solver(
+            run="bench",
+            config=config,
+            roster=roster,
+            store=store,
+            terms=Terms(keep=store),
+            draining=lambda: False,
+            progress=Silent(),
+        )
 
         async def all_questions() -> None:
             async with asyncio.TaskGroup() as group:

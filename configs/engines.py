@@ -6,19 +6,62 @@ Not covered: the engines themselves (`agents.engines`).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.part import Part
 
-HARMLESS_OF_ENGINE = ("max_batch", "prefix_cache_mb", "latency_s", "url", "key", "deadline_s", "silence_s")
+HARMLESS_OF_ENGINE = ("max_batch", "prefix_cache_mb", "latency_s", "url", "key", "deadline_s", "silence_s", "limits", "price")
 """Keys of an engine that may differ too: they change how fast it answers, and from where, not what."""
-HARMLESS_OF_SERVER = ("command", "env", "start_s", "restarts")
+HARMLESS_OF_SERVER = ("command", "env", "start_s", "restarts", "replicas")
 """Keys of a managed server that may differ too."""
 
+_ADDRESS = re.compile(r"https?://[^/\s]+(/\S*)?")
 
-class TransformersEngine(Part):
+
+class EngineLimits(Part):
+    """How an engine is asked. A server's own limits are learnt from its answers; what is known of them can be said here."""
+
+    in_flight: int = Field(default=256, ge=1)
+    """Most requests at once."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """Most requests a minute, sent evenly."""
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    """Most tokens a minute, prompts and answers; an answer counts in full until it is there."""
+    give_up_s: float = Field(default=900.0, gt=0)
+    """How long one call may take in all, from when it is first sent, retries and their waits included."""
+    park_s: float = Field(default=60.0, gt=0)
+    """A server that fails for everyone is parked; the longest time between two looks at it."""
+
+
+class Price(Part):
+    """US dollars for a million tokens."""
+
+    prompt: float = Field(ge=0)
+    """Tokens of a prompt."""
+    completion: float = Field(ge=0)
+    """Tokens of an answer."""
+    cached: float | None = Field(default=None, ge=0)
+    """Tokens of a prompt that the server had in its cache; None: as all of the prompt."""
+
+    def of(self, prompt: int, completion: int, cached: int) -> float:
+        """US dollars."""
+        cached_price = self.prompt if self.cached is None else self.cached
+        return ((prompt - cached) * self.prompt + cached * cached_price + completion * self.completion) / 1e6
+
+
+class Reached(Part):
+    """What every kind of engine may say."""
+
+    limits: EngineLimits = EngineLimits()
+    """How much is asked of it."""
+    price: Price | None = None
+    """What it costs; None: for a hosted model litellm's table, for others nothing."""
+
+
+class TransformersEngine(Reached):
     """A model run in this process by transformers, on CPU or GPU, with continuous batching and prefix reuse."""
 
     kind: Literal["transformers"]
@@ -35,7 +78,7 @@ class TransformersEngine(Part):
     """Memory for keys and values of past prefixes, in MiB."""
 
 
-class ScriptedEngine(Part):
+class ScriptedEngine(Reached):
     """Deterministic answers from a seed: no model. For trying a configuration, for tests and for measuring overhead."""
 
     kind: Literal["scripted"]
@@ -62,22 +105,24 @@ class ManagedServer(Part):
     command: tuple[str, ...] | None = None
     """How the program is started, in an environment of its own; None: `vllm serve`, or `python -m sglang.launch_server`."""
     args: tuple[str, ...] = ()
-    """More arguments, as the program spells them."""
+    """More arguments, as the program spells them; `{replica}` becomes the replica's number, from 0."""
     env: dict[str, str] = Field(default_factory=dict)
-    """More environment variables."""
+    """More environment variables; `{replica}` as in `args`, so that CUDA_VISIBLE_DEVICES: "{replica}" gives each its own GPU."""
     start_s: float = Field(default=600.0, gt=0)
     """How long it may take until it answers."""
     restarts: int = Field(default=5, ge=0)
     """How often in a row it is started again after it died."""
+    replicas: int = Field(default=1, ge=1, le=64)
+    """How many such servers; all requests of one question's tree go to the same one, where their prefix is cached."""
 
 
-class OpenAIEngine(Part):
+class OpenAIEngine(Reached):
     """A model behind an OpenAI-compatible server: vLLM, SGLang, or another."""
 
     kind: Literal["openai"]
     """Chooses this engine."""
-    url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/\S*)?$")
-    """Where the server is, such as http://127.0.0.1:8000; a /v1 at the end is left out."""
+    url: str | tuple[str, ...] | None = None
+    """Where the server is, such as http://127.0.0.1:8000; a /v1 at the end is left out. A list: replicas of one server."""
     server: ManagedServer | None = None
     """Instead of `url`: a server that the run starts itself."""
     model: str = Field(min_length=1)
@@ -95,6 +140,26 @@ class OpenAIEngine(Part):
     silence_s: float = Field(default=60.0, gt=0)
     """How long a stream may be silent."""
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """`url` as a list: an address for each replica; none with a `server`."""
+        return (self.url,) if isinstance(self.url, str) else self.url or ()
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _are_addresses(cls, url: Any) -> Any:
+        """Before the types are looked at, so that a mistake is one message and not one for each type."""
+        several = isinstance(url, list | tuple)
+        for address in url if several else () if url is None else (url,):
+            if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+                wanted = "must be an address such as http://127.0.0.1:8000"
+                raise ValueError(f"each {wanted}, not {address!r}" if several else f"{wanted}, or a list of such addresses")
+        if several and not url:
+            raise ValueError("the list of addresses is empty")
+        if several and (twice := [address for address in url if url.count(address) > 1]):
+            raise ValueError(f"the address {twice[0]} is in the list twice")
+        return url
+
     @model_validator(mode="after")
     def _one_address(self) -> OpenAIEngine:
         if (self.url is None) == (self.server is None):
@@ -102,7 +167,7 @@ class OpenAIEngine(Part):
         return self
 
 
-class LitellmEngine(Part):
+class LitellmEngine(Reached):
     """A hosted model, reached through litellm. It cannot score, so it cannot be a prover."""
 
     kind: Literal["litellm"]

@@ -66,7 +66,8 @@ def dump(config: RunConfig) -> str:
 def identity(config: RunConfig) -> dict[str, Any]:
     """What makes a run this run: everything but the harmless keys."""
     engines = {name: lasting(engine) for name, engine in config.engines.items()}
-    return config.model_dump(mode="json", exclude=set(HARMLESS)) | {"engines": engines}
+    harmless = dict.fromkeys(HARMLESS, True) | {"teachers": {"__all__": {"budget"}}}
+    return config.model_dump(mode="json", exclude=harmless) | {"engines": engines}
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

@@ -89,6 +89,22 @@ class Asking(Part):
     """What leads to the answer after `</think>`: in examples, in scoring and in writing the final answer."""
 
 
+class Budget(Part):
+    """What may be spent at most, over all lives of a run. Harmless: may differ when a run is resumed."""
+
+    usd: float | None = Field(default=None, ge=0)
+    """US dollars; None: as much as it takes. Hosted models have prices, others cost nothing unless their engine says so."""
+    tokens: int | None = Field(default=None, ge=0)
+    """Tokens, prompts and answers; None: as many as it takes."""
+
+
+class TeacherBudget(Budget):
+    """What one teacher may spend."""
+
+    when_spent: Literal["stop", "leave"] = "stop"
+    """"stop": the run stops; "leave": the run goes on without this teacher."""
+
+
 class Teacher(Part):
     """A model that proposes steps."""
 
@@ -102,6 +118,8 @@ class Teacher(Part):
     """Nucleus sampling."""
     asking: Asking | None = None
     """How this teacher is asked; None: the run's `asking`."""
+    budget: TeacherBudget = TeacherBudget()
+    """What it may spend. Harmless: may differ when a run is resumed."""
 
 
 class Prover(Part):
@@ -128,6 +146,10 @@ class Search(Part):
     """Where a step ends."""
     max_step_tokens: int = Field(default=2048, ge=1)
     """Cap on one step."""
+    quorum: int | None = Field(default=None, ge=1)
+    """A beam's step is decided when so many teachers have answered, without waiting for the others; None: all."""
+    step_deadline_s: float | None = Field(default=None, gt=0)
+    """A beam's step is decided after this long, with at least one proposal; None: it waits for its teachers."""
     max_steps: int = Field(default=64, ge=1)
     """Cap on the depth of the tree; a beam that is still open then does not finish."""
     max_think_tokens: int = Field(default=16_384, ge=1)
@@ -214,6 +236,10 @@ class Limits(Part):
     """Held-out answers in flight."""
     tries: int = Field(default=3, ge=1)
     """How often a call that failed in a retryable way is tried in all."""
+    patience_s: float = Field(default=3600.0, gt=0)
+    """How long the run waits for a server that is down, when nobody else can be asked, before it ends."""
+    grace_s: float = Field(default=30.0, ge=0)
+    """How long a teacher whose server is down is waited for before the others go on without it."""
     drain_s: float = Field(default=30.0, ge=0)
     """After SIGTERM: how long calls in flight may take before they are cancelled."""
     lease_s: float = Field(default=60.0, gt=1)
@@ -259,6 +285,12 @@ class RunConfig(Part):
     """Who learns; empty: make data only."""
     evaluation: Evaluation | None = None
     """Measure the students; None: do not."""
+    budget: Budget = Budget()
+    """What may be spent."""
+    ledger: Path | None = None
+    """A database of calls that several runs share, so that none is paid for twice; also another run's own database."""
+    replay: bool = False
+    """Ask nobody: teachers and prover answer from this run's calls and from `ledger`, and a missing call ends the run."""
     limits: Limits = Limits()
     """Concurrency, retries, deadlines."""
     logging: Logging = Logging()
@@ -276,8 +308,12 @@ class RunConfig(Part):
         names = [t.name for t in self.teachers]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"teachers: the name {twice[0]!r} is used twice; names must differ")
+        if self.prover.name in names:
+            raise ValueError(f"prover.name: a teacher is called {self.prover.name!r} too; names must differ")
+        if self.search.quorum is not None and self.search.quorum > len(names):
+            raise ValueError(f"search.quorum: {self.search.quorum} of {len(names)} teachers; accepted: 1 to {len(names)}")
         return self
 
 
-HARMLESS = ("limits", "logging", "http", "run_dir")
+HARMLESS = ("limits", "logging", "http", "run_dir", "budget", "ledger", "replay")
 """Keys that may differ between a run and its resumption; they are not part of a run's identity."""

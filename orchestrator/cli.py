@@ -102,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add("run", _run, "run a configuration, or resume it: the same command does both")
     _takes_config(run)
+    run.add_argument("--dry-run", action="store_true", help="solve a few questions, tell what all will take, and stop")
+    run.add_argument("--sample", type=_positive, default=3, metavar="N", help="questions that a dry run solves; default: 3")
     run.add_argument("--json", action="store_true", help="print one JSON summary object as the last line of stdout")
 
     status = add("status", _status, "how a run stands, living or finished")
@@ -128,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def _takes_config(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", metavar="CONFIG_OR_RECIPE", help="a YAML file, or the name of a recipe")
     command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a key, such as search.beam=8")
@@ -137,7 +145,8 @@ def _run(options: argparse.Namespace) -> int:
     from configs.load import load
     from orchestrator import commands
 
-    return commands.run(load(options.config, options.set), as_json=options.json)
+    sample = options.sample if options.dry_run else None
+    return commands.run(load(options.config, options.set), sample=sample, as_json=options.json)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -175,8 +184,7 @@ def _doctor(options: argparse.Namespace) -> int:
     config = load(options.config, options.set) if options.config else None
     report = doctor(config)
     if options.json:
-        sys.stdout.write(json.dumps({"checks": [check.row() for check in report]}) + "\n")
+        sys.stdout.write(json.dumps(report.row()) + "\n")
     else:
-        for check in report:
-            sys.stdout.write(f"{check.mark:8} {check.name:12} {check.text}\n")
-    return 0 if all(check.good for check in report) else 1
+        sys.stdout.write(report.text())
+    return 0 if report.good else 1

@@ -20,6 +20,7 @@ from configs import schema
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
 from orchestrator.daemon import drained
+from orchestrator.estimate import show_estimate
 from orchestrator.evaluate import accuracy, measure
 from orchestrator.export import export_messages
 from orchestrator.folder import Folder, held
@@ -29,14 +30,18 @@ from orchestrator.summary import show, summarise
 from store.store import open_store
 
 
-def run(config: RunConfig, *, as_json: bool) -> int:
-    """Run or resume; print the table, and the JSON object if asked."""
+def run(config: RunConfig, *, sample: int | None, as_json: bool) -> int:
+    """Run or resume; print the table, and the JSON object if asked. With a `sample`, a dry run."""
     from orchestrator.run import run as run_stages
 
     with held(config) as folder, logging_to(folder.log, config.logging.level), showing() as progress:
         progress.note(f"run folder {folder.root}")
-        summary = asyncio.run(drained(lambda draining: run_stages(config, folder, progress, draining), config.limits.drain_s))
+        summary = asyncio.run(
+            drained(lambda draining: run_stages(config, folder, progress, draining, sample=sample), config.limits.drain_s)
+        )
     show(summary, Console(width=120))
+    if sample:
+        show_estimate(summary["estimate"], Console(width=120))
     if as_json:
         sys.stdout.write(json.dumps(summary) + "\n")
     return 0

@@ -1,6 +1,6 @@
-"""What this machine offers, and what the engines of a configuration can do.
+"""What this machine offers, what the engines of a configuration can do, and what their teachers will be asked first.
 
-Invariant: changes nothing, and finds out rather than believes: engines are opened and asked.
+Invariant: changes nothing, and finds out rather than believes: engines are opened and asked (`agents.probe`).
 """
 
 from __future__ import annotations
@@ -11,25 +11,31 @@ import os
 import platform
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from agents.engines.base import Message, Prompt
+import structlog
+
+from agents import prompts
+from agents.engines.base import Engine
 from agents.errors import EngineError, ModelNotFound
-from agents.ledger import Model
-from agents.prover import predictive_perplexity
+from agents.probe import probe
 from agents.roster import open_model
-from configs.engines import EngineConfig
-from configs.schema import RunConfig
+from configs.schema import RunConfig, Source
 from orchestrator.names import PACKAGES, NameTaken, check_names
+from orchestrator.questions import QuestionsError, load_questions
+from store.types import Question
 
 _GIB = 1 << 30
 _LEAST_PYTHON = (3, 11)
 _LEAST_DISK_GIB = 2
 _LEAST_MEMORY_GIB = 4
+_ROWS = 20
+"""Rows that are read for a first question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +56,44 @@ class Check:
         return asdict(self)
 
 
-def doctor(config: RunConfig | None) -> list[Check]:
-    """All checks; those of engines only with a configuration."""
-    checks = [_python(), _torch(), _memory(), _disk(), _names(), *_optional()]
-    if config:
-        checks += [asyncio.run(_engine(name, engine)) for name, engine in config.engines.items()]
-    return checks
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All checks, and by the teacher's name the first prompt that it would be asked, as it is sent."""
+
+    checks: tuple[Check, ...]
+    prompts: dict[str, str]
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is in the way."""
+        return all(check.good for check in self.checks)
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"checks": [check.row() for check in self.checks], "prompts": self.prompts}
+
+    def text(self) -> str:
+        """For people."""
+        lines = [f"{check.mark:8} {check.name:12} {check.text}" for check in self.checks]
+        for prompt in dict.fromkeys(self.prompts.values()):
+            teachers = ", ".join(name for name, shown in self.prompts.items() if shown == prompt)
+            lines += [f"\nthe first prompt of {teachers}:", textwrap.indent(prompt, "    ")]
+        return "\n".join(lines) + "\n"
+
+
+def doctor(config: RunConfig | None) -> Report:
+    """All checks; those of engines, and prompts, only with a configuration."""
+    machine = (_python(), _torch(), _memory(), _disk(), _names(), *_optional())
+    if config is None:
+        return Report(checks=machine, prompts={})
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the report
+    try:
+        question, unread = _first_question(config.questions[0])
+        engines = [asyncio.run(_engine(name, config, question)) for name in config.engines]
+    finally:
+        structlog.reset_defaults()
+    checks = (*machine, *([unread] if unread else []), *(check for check, _ in engines))
+    return Report(checks=checks, prompts={teacher: prompt for _, shown in engines for teacher, prompt in shown.items()})
 
 
 def _python() -> Check:
@@ -102,22 +140,36 @@ def _optional() -> Iterator[Check]:
         yield Check(name=module, good=True, text=f"{purpose}: {'yes' if found else 'no (install peripatos[data])'}")
 
 
-async def _engine(name: str, config: EngineConfig) -> Check:
+def _first_question(source: Source) -> tuple[Question | None, Check | None]:
+    """The question, or what is wrong with its source."""
+    rows = min(source.count or _ROWS, _ROWS)
     try:
-        async with open_model(name, config) as model:
-            return Check(name=name, good=True, text=await _asked(model))
+        return load_questions(source.model_copy(update={"count": rows}), Path.cwd()).questions[0], None
+    except QuestionsError as error:
+        return None, Check(name="questions", good=False, text=f"no first prompt can be shown: {error}")
+
+
+async def _engine(name: str, config: RunConfig, question: Question | None) -> tuple[Check, dict[str, str]]:
+    """What the engine is good for, and the first prompts of its teachers."""
+    shown: dict[str, str] = {}
+    try:
+        async with open_model(name, config.engines[name]) as model:
+            shown = _first_prompts(name, config, question, model.engine)
+            found = await probe(model.engine, tries=config.limits.tries)
     except (EngineError, ModelNotFound) as error:
-        return Check(name=name, good=False, text=str(error))
+        return Check(name=name, good=False, text=str(error)), shown
+    proves = name == config.prover.engine
+    teaches = not proves or any(teacher.engine == name for teacher in config.teachers)
+    good = not (teaches and found.faults) and not (proves and found.cannot_prove)
+    return Check(name=name, good=good, text=found.line()), shown
 
 
-async def _asked(model: Model) -> str:
-    able = model.engine.capabilities
-    prompt = Prompt(messages=(Message(role="user", content="Name the capital of France."),), prefix="The capital of France is")
-    (completion,) = await model.engine.generate(prompt, max_tokens=8, temperature=0.0)
-    told = f"{able.model} on {able.device} in {able.dtype}, {able.context_tokens} tokens, {able.found}; "
-    told += f"continues with {completion.text!r}; "
-    if not able.scores:
-        return told + "cannot score, so it cannot be the prover"
-    right = await model.engine.answer_logprobs(prompt, " Paris")
-    wrong = await model.engine.answer_logprobs(prompt, " table")
-    return told + f"scores Paris {predictive_perplexity(right.values):.3f}, table {predictive_perplexity(wrong.values):.3f}"
+def _first_prompts(name: str, config: RunConfig, question: Question | None, engine: Engine) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for teacher in config.teachers:
+        if teacher.engine == name and question:
+            try:
+                found[teacher.name] = engine.shown(prompts.propose(question, (), teacher.asking or config.asking))
+            except EngineError as error:
+                found[teacher.name] = f"none: {error}"
+    return found

@@ -3,6 +3,7 @@
     config.yaml   the resolved configuration       peripatos.db  the store
     log.jsonl     structlog events                 students/     adapters and checkpoints
     lock          held by the living process       export/       the data
+    servers/      what managed servers print       prompts/      the first prompt of each teacher
 
 Invariant: one living process per folder; a folder is never resumed with another configuration.
 """
@@ -61,6 +62,11 @@ class Folder:
     def servers(self) -> Path:
         """What managed servers print, a file each."""
         return self.root / "servers"
+
+    @property
+    def prompts(self) -> Path:
+        """The first prompt of each teacher as it is sent, a file each."""
+        return self.root / "prompts"
 
     def student(self, name: str) -> Path:
         """A student's directory."""

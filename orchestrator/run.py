@@ -18,7 +18,6 @@ nothing to do costs nothing. Invariant: a run is "finished" only when every ques
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -26,25 +25,30 @@ from typing import Any
 
 import structlog
 
-from agents.roster import open_roster
 from configs.load import dump, identity
 from configs.schema import RunConfig
 from orchestrator.daemon import Draining, Interrupted, status_server
+from orchestrator.estimate import estimate
 from orchestrator.export import export_messages
 from orchestrator.folder import Folder
 from orchestrator.gather import gather
 from orchestrator.progress import Progress
-from orchestrator.solve import Drained, Solver
 from orchestrator.students import Students
 from orchestrator.summary import STAGES, summarise
+from orchestrator.workers import Search
 from store.store import Store, open_store
 from store.types import content_id
 
 log = structlog.get_logger()
 
 
-async def run(config: RunConfig, folder: Folder, progress: Progress, draining: Draining) -> dict[str, Any]:
-    """Take the run in `folder` to its end; its summary. Raises `Interrupted` when it was drained."""
+async def run(
+    config: RunConfig, folder: Folder, progress: Progress, draining: Draining, *, sample: int | None = None
+) -> dict[str, Any]:
+    """Take the run in `folder` to its end; its summary. Raises `Interrupted` when it was drained.
+
+    With a `sample`, a dry run: so many questions are solved, and the summary says what all of them will take.
+    """
     async with open_store(folder.database) as store:
         await store.release_leases()  # of a process that died: this one holds the folder
         await store.begin_run(content_id("run", identity(config)), config.name, dump(config))
@@ -52,26 +56,29 @@ async def run(config: RunConfig, folder: Folder, progress: Progress, draining: D
             if port is not None:
                 progress.note(f"status at http://127.0.0.1:{port}/status")
             try:
-                await _stages(config, folder, store, progress, draining)
+                await _stages(config, folder, store, progress, draining, sample)
             except BaseException:
                 await store.release_leases()
                 await store.end_run("interrupted")
                 raise
-            await store.end_run("finished")
-            return await summarise(config, folder, store)
+            await store.end_run("interrupted" if sample else "finished")
+            return await summarise(config, folder, store) | ({"estimate": await estimate(store)} if sample else {})
 
 
-async def _stages(config: RunConfig, folder: Folder, store: Store, progress: Progress, draining: Draining) -> None:
+async def _stages(
+    config: RunConfig, folder: Folder, store: Store, progress: Progress, draining: Draining, sample: int | None
+) -> None:
     students = Students(config=config, folder=folder, store=store, progress=progress, draining=draining)
+    search = Search(config=config, folder=folder, store=store, progress=progress, draining=draining, most=sample)
     stages: tuple[Callable[[], Awaitable[None]], ...] = (
         lambda: gather(config, store, progress),
-        lambda: _search(config, folder, store, progress, draining),
+        search.run,
         students.measure_before,
         students.train,
         students.measure_after,
         lambda: _export(config, folder, store, progress),
     )
-    for name, stage in zip(STAGES, stages, strict=True):
+    for name, stage in list(zip(STAGES, stages, strict=True))[: 2 if sample else None]:
         log.info("stage_started", stage=name)
         async with _timed(store, name):
             await stage()
@@ -88,53 +95,6 @@ async def _timed(store: Store, stage: str) -> AsyncIterator[None]:
         yield
     finally:
         await store.add_stage_seconds(stage, time.perf_counter() - started)
-
-
-async def _search(config: RunConfig, folder: Folder, store: Store, progress: Progress, draining: Draining) -> None:
-    """N workers solve leased questions until none is left."""
-    counts = await store.counts()
-    total = sum(counts.get(f"questions.{state}", 0) for state in ("pending", "leased", "solved", "unsolved"))
-    done = counts.get("questions.solved", 0) + counts.get("questions.unsolved", 0)
-    progress.stage("search", done, total)
-    if done == total:
-        return
-    owner = "run"
-    progress.note("opening engines; a model that is not on this machine is fetched once")
-    async with open_roster(config, outputs=folder.servers, tell=progress.note) as roster:
-        for model in roster.models.values():
-            able = model.engine.capabilities
-            progress.note(f"engine {model.name}: {able.model} on {able.device} in {able.dtype}, {able.found}")
-        solver = Solver(
-            run=content_id("run", identity(config)),
-            config=config,
-            roster=roster,
-            store=store,
-            draining=draining,
-            progress=progress,
-        )
-
-        async def work() -> None:
-            nonlocal done
-            while not draining() and (question := await store.lease_question(owner, config.limits.lease_s)):
-                try:
-                    await solver.solve(question)
-                except Drained:
-                    return
-                done += 1
-                progress.stage("search", done, total)
-
-        async with asyncio.TaskGroup() as group:
-            keeping = group.create_task(_keep_leases(store, owner, config.limits.lease_s))
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(min(config.limits.questions, total - done)):
-                    workers.create_task(work())
-            keeping.cancel()
-
-
-async def _keep_leases(store: Store, owner: str, lease_s: float) -> None:
-    while True:
-        await asyncio.sleep(lease_s / 3)
-        await store.renew_leases(owner, lease_s)
 
 
 async def _export(config: RunConfig, folder: Folder, store: Store, progress: Progress) -> None:

@@ -63,7 +63,7 @@ def plant(question: Question, nodes: Iterable[Node] = ()) -> Tree:
 
 def frontier(tree: Tree, search: Search) -> list[str | None]:
     """The beams to expand now, best first: ids of nodes, or [None] for the root. Empty: the search has ended."""
-    if not tree.nodes:
+    if all(node.state is NodeState.LATE for node in tree.nodes.values()):  # the first step is not decided yet
         return [None]
     open_nodes = tree.in_state(NodeState.OPEN)
     spent = sum(node.usage.completion for node in tree.nodes.values())
@@ -93,7 +93,8 @@ def advance(
     run: str,
     teachers: Sequence[str],
 ) -> Advance:
-    """Keep the best B of the new candidates and the hypotheses that finished earlier (CoRD, Eq. 4).
+    """Keep the best B of the new candidates, of those that came late for an earlier step, and of the hypotheses that
+    finished earlier (CoRD, Eq. 4; the late ones are ours).
 
     Ties: what finished earlier, then the lower index in `teachers`, then the better beam.
     A candidate that closed its reasoning, or spent its beam's think budget, is finished and is not expanded.
@@ -102,11 +103,13 @@ def advance(
     places = {beam: index for index, beam in enumerate(beams)}
     new = [_node(tree, candidate, score, search, run) for candidate, score in scored]
     earlier = tree.in_state(NodeState.FINISHED)
+    again = {node.id for node in new}  # a first step that was cut off while late ones came in
+    late = [replace(node, state=_state(tree, node, search)) for node in tree.in_state(NodeState.LATE) if node.id not in again]
 
     def preference(node: Node) -> tuple[float, int, int, int, str]:
         return (-node.score.value, node.depth, order[node.step.author], places.get(node.parent, 0), node.id)
 
-    pool = sorted([*earlier, *new], key=preference)
+    pool = sorted([*earlier, *late, *new], key=preference)
     ranked = [replace(node, rank=rank) for rank, node in enumerate(pool)]
     beam, rest = ranked[: search.beam], ranked[search.beam :]
     return Advance(
@@ -118,21 +121,35 @@ def advance(
     )
 
 
+def latecomers(tree: Tree, scored: Sequence[tuple[Candidate, Score]], *, search: Search, run: str) -> Advance:
+    """The nodes of proposals that came after their step was decided: LATE until the next advance, and PRUNED at once when
+    the same step is there already."""
+    nodes = [_node(tree, candidate, score, search, run) for candidate, score in scored]
+    known = {(node.parent, folded(node.step.text), node.step.finish == "closed") for node in tree.nodes.values()}
+    rank = len(tree.nodes)
+    new = [replace(node, rank=rank + place) for place, node in enumerate(nodes) if node.id not in tree.nodes]
+    again = [node for node in new if (node.parent, folded(node.step.text), node.step.finish == "closed") in known]
+    return Advance(
+        question=tree.question.id,
+        late=tuple(replace(node, state=NodeState.LATE) for node in new if node not in again),
+        pruned=tuple(replace(node, state=NodeState.PRUNED) for node in again),
+    )
+
+
 def best(tree: Tree) -> list[Node]:
     """The finished beams, tau* first: highest score, and of equal scores the one that finished earlier."""
     return sorted(tree.in_state(NodeState.FINISHED), key=lambda node: (-node.score.value, node.depth, node.rank, node.id))
 
 
 def closing(tree: Tree) -> Advance:
-    """The last Advance of a tree: beams that are still open when the search ends are pruned."""
+    """The last Advance of a tree: beams that are still open when the search ends are pruned; what was late stays so."""
     left = tree.in_state(NodeState.OPEN)
     return Advance(question=tree.question.id, pruned=tuple(replace(node, state=NodeState.PRUNED) for node in left))
 
 
 def _node(tree: Tree, candidate: Candidate, score: Score, search: Search, run: str) -> Node:
     closed = candidate.step.finish == "closed"
-    spent = tree.think_tokens(candidate.parent) + candidate.usage.completion >= search.max_think_tokens
-    return Node(
+    node = Node(
         id=content_id("node", run, tree.question.id, candidate.parent, candidate.authors[0], folded(candidate.step.text), closed),
         question=tree.question.id,
         parent=candidate.parent,
@@ -142,5 +159,12 @@ def _node(tree: Tree, candidate: Candidate, score: Score, search: Search, run: s
         authors=candidate.authors,
         usage=candidate.usage,
         score=score,
-        state=NodeState.FINISHED if closed or spent else NodeState.OPEN,
+        state=NodeState.OPEN,
     )
+    return replace(node, state=_state(tree, node, search))
+
+
+def _state(tree: Tree, node: Node, search: Search) -> NodeState:
+    """FINISHED for a node that closed its reasoning, or spent its beam's think budget."""
+    spent = tree.think_tokens(node.parent) + node.usage.completion >= search.max_think_tokens
+    return NodeState.FINISHED if node.step.finish == "closed" or spent else NodeState.OPEN

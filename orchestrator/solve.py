@@ -2,7 +2,7 @@
 
     consumes     a leased question, and what the store has of its tree and calls
     produces     Advances, then trajectories, verdicts and routes, in one last transaction
-    waits for    teachers, prover, store
+    waits for    teachers (`proposals.py`), prover, store
     unblocked by their answers; a failed call is a Failure row and the others go on
 
 Invariant: every change of the tree is durable before the next one is thought of, so that a kill loses only calls in flight.
@@ -11,25 +11,27 @@ Not covered: the search itself (`search.py`, pure) and which question comes next
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
-from agents.errors import Broken, EngineError
-from agents.ledger import Ledger
+from agents.engines.base import together
+from agents.errors import Broken, EngineError, Quarantined, Withheld
+from agents.ledger import Ledger, Terms
 from agents.roster import Roster
 from agents.teacher import Teacher
 from configs.schema import RunConfig
 from orchestrator.answers import extract
 from orchestrator.progress import Progress
+from orchestrator.proposals import proposing
 from orchestrator.routes import routes
-from orchestrator.search import Tree, advance, best, closing, frontier, merged, plant
+from orchestrator.search import Tree, advance, best, closing, frontier, latecomers, merged, plant
 from orchestrator.sift import sift
 from store.store import Store
 from store.types import (
+    Advance,
     Candidate,
     Failure,
     Node,
@@ -38,6 +40,7 @@ from store.types import (
     QuestionState,
     Score,
     Trajectory,
+    Usage,
     Verdict,
     content_id,
     sum_usage,
@@ -59,55 +62,75 @@ class Solver:
     config: RunConfig
     roster: Roster
     store: Store
+    terms: Terms
     draining: Callable[[], bool]
     progress: Progress
 
     async def solve(self, question: Question) -> QuestionState:
-        """Search, conclude, sift, settle. Raises `Drained`, and `Broken` when an engine is gone for good."""
+        """Search, conclude, sift, settle.
+
+        Raises `Drained`, `Withheld` (a spent budget, a replay without a row), and `Broken` when nobody can be asked.
+        """
+        failures = await self.store.failures_about(question.id)
         ledger = Ledger(
             subject=question.id,
             known=await self.store.calls(question.id),
-            record=self.store.record_calls,
-            tries=self.config.limits.tries,
+            terms=self.terms,
+            quarantined={each.request: each.message for each in failures if each.kind == Quarantined.__name__},
         )
         tree = await self._search(plant(question, await self.store.tree(question.id)), ledger)
         trajectories = await self._conclude(tree, ledger)
         return await self._settle(tree, trajectories)
 
     async def _search(self, tree: Tree, ledger: Ledger) -> Tree:
-        while beams := frontier(tree, self.config.search):
-            if self.draining():
-                raise Drained
-            candidates = merged(await self._propose(tree, beams, ledger))
-            scored = await self._score(tree, candidates, ledger)
-            if not scored and not tree.nodes:
-                return tree
-            change = advance(
-                tree,
-                beams,
-                scored,
-                search=self.config.search,
-                run=self.run,
-                teachers=[teacher.name for teacher in self.roster.teachers],
-            )
-            await self.store.record_advance(change)
-            self.progress.stepped(tree.question, change)
-            log.debug("advanced", question=tree.question.id, kept=len(change.kept), finished=len(change.finished))
-            tree = tree.grown(change)
-        return tree
+        question = tree.question
 
-    async def _propose(self, tree: Tree, beams: Sequence[str | None], ledger: Ledger) -> list[Candidate]:
-        """Every teacher's next steps for every beam, asked at once, in the order of beams and teachers."""
+        async def record(where: str, beam: str | None, error: EngineError) -> None:
+            await self._record_failure(error, where, question, beam)
 
-        async def one(beam: str | None, teacher: Teacher) -> list[Candidate]:
-            budget = self.config.search.max_think_tokens - tree.think_tokens(beam)
-            steps = tree.steps(beam)
-            asked = teacher.propose(ledger, tree.question, parent=beam, steps=steps, budget=budget)
-            return await self._or_failure(asked, f"teacher {teacher.name}", tree.question, beam) or []
+        async with proposing(
+            roster=self.roster,
+            ledger=ledger,
+            search=self.config.search,
+            record=record,
+            patience_s=self.config.limits.patience_s,
+        ) as proposals:
+            while beams := frontier(tree, self.config.search):
+                if self.draining():
+                    await proposals.all_in()
+                    await self._join_late(tree, await proposals.late(), ledger)
+                    raise Drained
+                candidates = merged(await proposals.of(tree, beams))
+                tree = await self._join_late(tree, await proposals.late(), ledger)
+                scored = await self._score(tree, candidates, ledger)
+                if not scored and not tree.nodes:
+                    break
+                tree = await self._advance(tree, beams, scored)
+            return await self._join_late(tree, await proposals.late(), ledger)
 
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(one(beam, teacher)) for beam in beams for teacher in self.roster.teachers]
-        return [candidate for task in asked for candidate in task.result()]
+    async def _advance(self, tree: Tree, beams: Sequence[str | None], scored: Sequence[tuple[Candidate, Score]]) -> Tree:
+        change = advance(
+            tree,
+            beams,
+            scored,
+            search=self.config.search,
+            run=self.run,
+            teachers=[teacher.name for teacher in self.roster.teachers],
+        )
+        return await self._grown(tree, change)
+
+    async def _join_late(self, tree: Tree, late: Sequence[Candidate], ledger: Ledger) -> Tree:
+        """The tree with what came after its step was decided."""
+        if not late:
+            return tree
+        scored = await self._score(tree, merged(late), ledger)
+        return await self._grown(tree, latecomers(tree, scored, search=self.config.search, run=self.run))
+
+    async def _grown(self, tree: Tree, change: Advance) -> Tree:
+        await self.store.record_advance(change)
+        self.progress.stepped(tree.question, change)
+        log.debug("advanced", question=tree.question.id, kept=len(change.kept), finished=len(change.finished))
+        return tree.grown(change)
 
     async def _score(self, tree: Tree, candidates: Sequence[Candidate], ledger: Ledger) -> list[tuple[Candidate, Score]]:
         """Every candidate with its score; one that could not be scored is left out, as a Failure row."""
@@ -118,23 +141,17 @@ class Solver:
             asked = self.roster.prover.score(ledger, tree.question, steps, target)
             return await self._or_failure(asked, "prover", tree.question, candidate.parent, candidate.step.text)
 
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(one(candidate)) for candidate in candidates]
-        return [(candidate, score) for candidate, task in zip(candidates, asked, strict=True) if (score := task.result())]
+        scores = await _all([one(candidate) for candidate in candidates])
+        return [(candidate, score) for candidate, score in zip(candidates, scores, strict=True) if score]
 
     async def _conclude(self, tree: Tree, ledger: Ledger) -> list[Trajectory]:
         """The finished beams as trajectories, tau* first; the teacher of the last step writes the answer."""
-        async with asyncio.TaskGroup() as group:
-            asked = [
-                group.create_task(self._trajectory(tree, node, ledger, first=index == 0)) for index, node in enumerate(best(tree))
-            ]
-        return [trajectory for task in asked if (trajectory := task.result())]
+        asked = [self._trajectory(tree, node, ledger, first=index == 0) for index, node in enumerate(best(tree))]
+        return [trajectory for trajectory in await _all(asked) if trajectory]
 
     async def _trajectory(self, tree: Tree, node: Node, ledger: Ledger, *, first: bool) -> Trajectory | None:
-        teacher = next(t for t in self.roster.teachers if t.name == node.step.author)
         text = "\n".join(tree.steps(node.id))
-        asked = teacher.conclude(ledger, tree.question, beam=node.id, text=text)
-        if (concluded := await self._or_failure(asked, f"teacher {teacher.name}", tree.question, node.id)) is None:
+        if (concluded := await self._concluded(tree, node, text, ledger)) is None:
             return None
         conclusion, usage = concluded
         path = tree.path(node.id)
@@ -151,6 +168,26 @@ class Solver:
             best=first,
             usage=sum_usage([*(each.usage for each in path), usage]),
         )
+
+    async def _concluded(self, tree: Tree, node: Node, text: str, ledger: Ledger) -> tuple[str, Usage] | None:
+        """The conclusion; None after a failure, which is recorded. Raises `Broken` when nobody can write it."""
+        while True:
+            teacher = self._concluding(node.step.author)
+            asked = teacher.conclude(ledger, tree.question, text=text)
+            try:
+                return await self._or_failure(asked, f"teacher {teacher.name}", tree.question, node.id)
+            except Broken:
+                if self.roster.gone or not teacher.model.gate.gone:
+                    raise
+
+    def _concluding(self, author: str) -> Teacher:
+        """Who writes the answer: the author of the last step, or, while it is parked or gone, the first teacher that is not."""
+
+        def reluctance(teacher: Teacher) -> tuple[bool, bool, bool]:
+            gate = teacher.model.gate
+            return bool(gate.gone), bool(gate.parked), teacher.name != author
+
+        return min(self.roster.teachers, key=reluctance)
 
     async def _settle(self, tree: Tree, trajectories: Sequence[Trajectory]) -> QuestionState:
         verdicts = [sift(tree.question, trajectory) for trajectory in trajectories]
@@ -175,22 +212,44 @@ class Solver:
         """The awaited value, or None after an engine's error, which then is a Failure row; `step` tells siblings apart."""
         try:
             return await asked
-        except Broken:
+        except (Broken, Withheld):
             raise
         except EngineError as error:
-            kind, message = type(error).__name__, str(error)
-            log.warning("call_failed", question=question.id, where=where, kind=kind, message=message)
-            await self.store.record_failure(
-                Failure(
-                    id=content_id("failure", where, question.id, beam, step, kind, message),
-                    where=where,
-                    kind=kind,
-                    message=message,
-                    tries=self.config.limits.tries,
-                    subject=question.id,
-                )
-            )
+            await self._record_failure(error, where, question, beam, step)
             return None
+
+    async def _record_failure(
+        self, error: EngineError, where: str, question: Question, beam: str | None, step: str | None = None
+    ) -> None:
+        kind, message = type(error).__name__, str(error)
+        log.warning("call_failed", question=question.id, where=where, kind=kind, message=message)
+        await self.store.record_failure(
+            Failure(
+                id=content_id("failure", where, question.id, beam, step, kind, message),
+                where=where,
+                kind=kind,
+                message=message,
+                tries=error.tries,
+                subject=question.id,
+                request=error.request,
+            )
+        )
+
+
+async def _all(asked: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The values of all; what was sent is awaited, and paid for, even when another request is withheld."""
+
+    async def one(each: Coroutine[Any, Any, T]) -> T | Withheld:
+        try:
+            return await each
+        except Withheld as error:
+            return error
+
+    values = await together([one(each) for each in asked])
+    for value in values:
+        if isinstance(value, Withheld):
+            raise value
+    return [value for value in values if not isinstance(value, Withheld)]
 
 
 def _outcome(tree: Tree, verdicts: Sequence[Verdict]) -> tuple[QuestionState, str]:

@@ -40,7 +40,10 @@ async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str
         "accepted": counts.get("trajectories.accepted", 0),
         "mean_score": await store.mean_score(),
         "failures": sum(value for key, value in counts.items() if key.startswith("failures.")),
-        "calls": sum(value for key, value in counts.items() if key.startswith("calls.")),
+        "failures_by_kind": {k.partition(".")[2]: v for k, v in counts.items() if k.startswith("failed.")},
+        "calls": sum(value for key, value in counts.items() if key.startswith("calls.") and key != "calls.reused"),
+        "calls_reused": counts.get("calls.reused", 0),
+        "spent": _spent(counts),
         "tokens": generated,
         "tokens_prompt": counts.get("tokens.prompt", 0),
         "tokens_cached": counts.get("tokens.cached", 0),
@@ -54,6 +57,19 @@ async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str
         "database": str(folder.database),
         "export": str(folder.messages) if folder.messages.exists() else None,
         "adapter": str(adapter) if student and (adapter := folder.student(student) / "final").is_dir() else None,
+    }
+
+
+def _spent(counts: dict[str, int]) -> dict[str, dict[str, float]]:
+    """Calls, tokens and US dollars by agent, over all lives of the run; what an earlier run paid for is not in it."""
+    agents = sorted(name.removeprefix("spent.calls.") for name in counts if name.startswith("spent.calls."))
+    return {
+        agent: {
+            "calls": counts[f"spent.calls.{agent}"],
+            "tokens": counts.get(f"spent.tokens.{agent}", 0),
+            "usd": counts.get(f"spent.billionths.{agent}", 0) / 1e9,
+        }
+        for agent in agents
     }
 
 
@@ -83,7 +99,9 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("trajectories", _counted(summary["trajectories"], summary["trajectories_by_verdict"])),
         ("accepted", f"{summary['accepted']}{mean}"),
         ("tokens", f"{summary['tokens']} generated{rate}, {cached}"),
-        ("failures", f"{summary['failures']} of {summary['calls'] + summary['failures']} calls"),
+        ("calls", _calls(summary)),
+        *([("US dollars", _money(summary["spent"]))] if any(row["usd"] for row in summary["spent"].values()) else []),
+        ("failures", _counted(summary["failures"], summary["failures_by_kind"])),
         ("seconds", ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in summary["seconds_by_stage"].items())),
         *(
             (f"accuracy {when}", "; ".join(_accuracy(kind, value) for kind, value in both.items() if value))
@@ -91,6 +109,17 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         *((place, summary[place]) for place in ("adapter", "export", "database") if summary[place]),
     ]
+
+
+def _calls(summary: dict[str, Any]) -> str:
+    reused = f", {summary['calls_reused']} of them paid by earlier runs" if summary["calls_reused"] else ""
+    agents = ", ".join(f"{agent} {row['calls']}" for agent, row in summary["spent"].items())
+    return f"{summary['calls']}{reused}" + (f": {agents}" if agents else "")
+
+
+def _money(spent: dict[str, dict[str, float]]) -> str:
+    parts = ", ".join(f"{agent} {row['usd']:.4f}" for agent, row in spent.items() if row["usd"])
+    return f"{sum(row['usd'] for row in spent.values()):.4f}: {parts}"
 
 
 def _counted(total: int, counts: dict[str, int]) -> str:

@@ -169,6 +169,18 @@ def prepare(path: Path, mode: Mode) -> None:
         raise StoreError(f"{path}: {error.strerror or error}") from error
 
 
+def holds_run(path: Path) -> bool:
+    """Whether a run has begun in the store at `path`: of any revision, and while another process is making it."""
+    if not path.is_file():
+        return False
+    try:
+        with contextlib.closing(connect(path, "read")) as connection:
+            made = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'run'").fetchone()
+            return bool(made and connection.execute("SELECT 1 FROM run").fetchone())
+    except sqlite3.Error as error:
+        raise store_error(path, error) from error
+
+
 def _to_head(path: Path, connection: sqlite3.Connection, mode: Mode) -> None:
     if _revision(path, connection) == HEAD:
         return

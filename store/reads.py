@@ -135,7 +135,9 @@ _QUESTIONS = (
 )
 _QUESTION = select(_question).where(_question.c.id == bindparam("id"))
 _TREE = select(_node).where(_node.c.question == bindparam("question")).order_by(_node.c.depth, _node.c.rank, _node.c.id)
+_CALL = select(_call).where(_call.c.id == bindparam("key"))
 _CALLS = select(_call).where(_call.c.subject == bindparam("subject")).order_by(_call.c.id)
+_FAILURES_ABOUT = select(_failure).where(_failure.c.subject == bindparam("subject")).order_by(_failure.c.id)
 _FAILURES = select(_failure).where(_failure.c.id > bindparam("after")).order_by(_failure.c.id).limit(_LIMIT)
 _ATTEMPTS = (
     select(_attempt).where(_attempt.c.model == bindparam("model")).order_by(_attempt.c.question, _attempt.c.sample, _attempt.c.id)
@@ -217,9 +219,20 @@ def calls(cursor: sqlite3.Cursor, subject: str) -> dict[str, Call]:
     return {row["id"]: rows.call_of(row) for row in _all(cursor, _CALLS, subject=subject)}
 
 
+def call(cursor: sqlite3.Cursor, call_id: str) -> Call | None:
+    """One call."""
+    found = _all(cursor, _CALL, key=call_id)
+    return rows.call_of(found[0]) if found else None
+
+
 def failures(cursor: sqlite3.Cursor, after: str, limit: int) -> list[Failure]:
     """The failures whose id is above `after`, in order."""
     return [rows.failure_of(row) for row in _all(cursor, _FAILURES, after=after, limit=limit)]
+
+
+def failures_about(cursor: sqlite3.Cursor, subject: str) -> list[Failure]:
+    """The failures about a subject."""
+    return [rows.failure_of(row) for row in _all(cursor, _FAILURES_ABOUT, subject=subject)]
 
 
 def attempts(cursor: sqlite3.Cursor, model: str) -> list[Attempt]:

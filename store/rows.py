@@ -145,11 +145,14 @@ def call_row(call: Call) -> Columns:
     return {
         "id": call.id,
         "subject": call.subject,
+        "agent": call.agent,
         "engine": call.engine,
         "purpose": _one_of(call.purpose, _PURPOSES),
         "request": _encode(call.request),
         "response": _encode(call.response),
         "latency_s": _finite(call.latency_s),
+        "cost": None if call.cost is None else _finite(call.cost),
+        "reused": call.reused,
         **_usage_columns(call.usage),
     }
 
@@ -159,12 +162,15 @@ def call_of(row: Row) -> Call:
     return Call(
         id=row["id"],
         subject=row["subject"],
+        agent=row["agent"],
         engine=row["engine"],
         purpose=row["purpose"],
         request=json.loads(row["request"]),
         response=json.loads(row["response"]),
         usage=_usage(row),
         latency_s=row["latency_s"],
+        cost=row["cost"],
+        reused=bool(row["reused"]),
     )
 
 

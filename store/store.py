@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from store import reads, rows, writes
+from store import database, reads, rows, writes
 from store.database import BUSY_S, Mode, StoreError, StoreFull, connect, prepare
 from store.reads import Accepted, Placed, Read, Readers, RunRecord
 from store.types import (
@@ -38,7 +38,7 @@ from store.types import (
 from store.writer import Clock, Op, Writer
 from store.writes import RunState, Split
 
-__all__ = ["Accepted", "Placed", "RunRecord", "RunState", "Split", "Store", "StoreError", "StoreFull", "open_store"]
+__all__ = ["Accepted", "Placed", "RunRecord", "RunState", "Split", "Store", "StoreError", "StoreFull", "holds_run", "open_store"]
 
 T = TypeVar("T")
 
@@ -62,6 +62,11 @@ async def open_store(
             writer = Writer(path, connect(path, "write"), clock, asyncio.get_running_loop(), busy_s)
             stack.push_async_callback(writer.close)
         yield Store(path, readers, writer)
+
+
+async def holds_run(path: Path) -> bool:
+    """Whether a run has begun in the store at `path`, of any revision; there may be none. Raises `StoreError`."""
+    return await asyncio.to_thread(database.holds_run, path)
 
 
 class Store:
@@ -169,10 +174,31 @@ class Store:
         """The calls about a subject, by their id: what need not be asked again."""
         return await self._read(lambda cursor: reads.calls(cursor, subject))
 
+    async def call(self, call_id: str) -> Call | None:
+        """One call, if it has been made."""
+        return await self._read(lambda cursor: reads.call(cursor, call_id))
+
     async def record_calls(self, calls: Sequence[Call]) -> None:
         """Keep finished calls."""
         columns = [rows.call_row(call) for call in calls]
         await self._write(lambda tx: writes.record_calls(tx, columns))
+
+    async def record_spent(self, agent: str, tokens: int, cost: float | None) -> None:
+        """Count what a request that failed cost all the same, in tokens and US dollars."""
+        await self._write(lambda tx: writes.record_spent(tx, agent, tokens, cost))
+
+    async def claim_call(self, call_id: str, owner: str, lease_s: float) -> Call | bool:
+        """The call if it has been made; True if `owner` is to make it; False while another owner is making it."""
+        found = await self._write(lambda tx: writes.claim_call(tx, call_id, owner, lease_s))
+        return found if isinstance(found, bool) else rows.call_of(found)
+
+    async def renew_claims(self, owner: str, lease_s: float) -> None:
+        """Let all claims of `owner` last `lease_s` from now."""
+        await self._write(lambda tx: writes.renew_claims(tx, owner, lease_s))
+
+    async def release_claim(self, call_id: str, owner: str | None = None) -> None:
+        """Give up a claim, of `owner` or of anyone: the call was not made."""
+        await self._write(lambda tx: writes.release_claim(tx, call_id, owner))
 
     async def record_advance(self, advance: Advance) -> None:
         """Keep the new nodes, move known ones forward, set the expanded ones to KEPT."""
@@ -195,6 +221,10 @@ class Store:
     async def failures(self, after: str = "", limit: int = 1000) -> list[Failure]:
         """The failures whose id is above `after`, by id."""
         return await self._read(lambda cursor: reads.failures(cursor, after, limit))
+
+    async def failures_about(self, subject: str) -> list[Failure]:
+        """The failures about a subject, by id."""
+        return await self._read(lambda cursor: reads.failures_about(cursor, subject))
 
     # Students
 

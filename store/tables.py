@@ -88,6 +88,7 @@ class CallRow(_Row, table=True):
 
     id: str = Field(primary_key=True)
     subject: str = Field(index=True)
+    agent: str
     engine: str
     purpose: str
     request: str
@@ -96,6 +97,16 @@ class CallRow(_Row, table=True):
     completion_tokens: int
     cached_tokens: int
     latency_s: float
+    cost: float | None
+    reused: bool
+
+
+class ClaimRow(_Row, table=True):
+    """A request that a living run is making, in a ledger that several runs share."""
+
+    id: str = Field(primary_key=True)
+    owner: str = Field(index=True)
+    expires_at: float
 
 
 class TrajectoryRow(_Row, table=True):
@@ -147,7 +158,8 @@ class FailureRow(_Row, table=True):
     kind: str
     message: str
     tries: int
-    subject: str
+    subject: str = Field(index=True)
+    request: str
 
 
 class AttemptRow(_Row, table=True):

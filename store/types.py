@@ -198,21 +198,30 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One finished request to an engine. `id` is the content key of the request: an equal request is never made twice."""
+    """One finished request to an engine. `id` is the content key of the request: an equal request is never made twice.
+
+    `agent` is who asked; `cost` in US dollars, None where no price is known; `reused`: an earlier run paid for it.
+    """
 
     id: str
     subject: str
+    agent: str
     engine: str
     purpose: Literal["propose", "score", "answer", "evaluate"]
     request: Mapping[str, Any]
     response: Mapping[str, Any]
     usage: Usage
     latency_s: float
+    cost: float | None = None
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One item's failure, as data: where, which kind, the message, after how many tries, about which subject."""
+    """One item's failure, as data: where, which kind, the message, after how many tries, about which subject.
+
+    `kind` is a class of `agents.errors`; `request` the content key of the request that failed, "" for none.
+    """
 
     id: str
     where: str
@@ -220,6 +229,7 @@ class Failure:
     message: str
     tries: int
     subject: str
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

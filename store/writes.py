@@ -2,7 +2,7 @@
 
 Invariant: running an op twice leaves what running it once left. A tree only moves forward (LATE, OPEN, FINISHED, then KEPT
 or PRUNED), and a question's first settlement stands, so that an old message that comes again changes nothing.
-An extended lease and a stage's seconds are times, and have no event. Not covered: checking nouns (`rows.py`).
+An extended lease, a claim and a stage's seconds are about time, and have no event. Not covered: checking nouns (`rows.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Update, and_, bindparam, func, or_, select, update
+from sqlalchemy import Update, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlmodel import SQLModel
 
@@ -27,6 +27,9 @@ RunState = Literal["running", "finished", "interrupted"]
 SCORE_UNIT = 10**9
 """Scores are summed as whole billionths, so that the sum does not depend on the order."""
 
+COST_UNIT = 10**9
+"""Costs are summed as whole billionths of a US dollar, for the same reason."""
+
 _FORWARD = {NodeState.LATE: 0, NodeState.OPEN: 1, NodeState.FINISHED: 2, NodeState.KEPT: 3, NodeState.PRUNED: 3}
 TERMINAL = {QuestionState.SOLVED, QuestionState.UNSOLVED}
 
@@ -40,6 +43,14 @@ _run, _question, _node = table(tables.RunRow), table(tables.QuestionRow), table(
 _NEW_RUN, _NEW_QUESTION, _NEW_NODE = _new(tables.RunRow), _new(tables.QuestionRow), _new(tables.NodeRow)
 _NEW_CALL, _NEW_TRAJECTORY, _NEW_VERDICT = _new(tables.CallRow), _new(tables.TrajectoryRow), _new(tables.VerdictRow)
 _NEW_ROUTE, _NEW_FAILURE, _NEW_ATTEMPT = _new(tables.RouteRow), _new(tables.FailureRow), _new(tables.AttemptRow)
+_NEW_CLAIM, _claim, _call = _new(tables.ClaimRow), table(tables.ClaimRow), table(tables.CallRow)
+_CALL = select(_call).where(_call.c.id == bindparam("key"))
+_CLAIM = select(_claim).where(_claim.c.id == bindparam("key"))
+_DROP_CLAIM = delete(_claim).where(
+    _claim.c.id == bindparam("key"), or_(bindparam("owner") == None, _claim.c.owner == bindparam("owner"))  # noqa: E711 - SQL
+)
+_DROP_EXPIRED_CLAIM = delete(_claim).where(_claim.c.id == bindparam("key"), _claim.c.expires_at <= bindparam("now"))
+_RENEW_CLAIMS = update(_claim).values(expires_at=bindparam("until")).where(_claim.c.owner == bindparam("owner"))
 _NEW_REPORT, _NEW_METRICS = _new(tables.ReportRow), _new(tables.MetricsRow)
 
 _RUN = select(_run.c.id, _run.c.state)
@@ -168,10 +179,47 @@ def record_calls(tx: Transaction, rows: Iterable[Columns]) -> int:
         if tx.change(_NEW_CALL, row):
             new += 1
             tx.event("call", row["subject"])
+            tx.change(_DROP_CLAIM, {"key": row["id"], "owner": None})
             tx.count(f"calls.{row['purpose']}")
+            if row["reused"]:
+                tx.count("calls.reused")
+                continue
             for kind in ("prompt", "completion", "cached"):
                 tx.count(f"tokens.{kind}", row[f"{kind}_tokens"])
+            tx.count(f"spent.calls.{row['agent']}")
+            _spend(tx, row["agent"], row["prompt_tokens"] + row["completion_tokens"], row["cost"])
     return new
+
+
+def record_spent(tx: Transaction, agent: str, tokens: int, cost: float | None) -> None:
+    """Count what a request that failed cost all the same."""
+    _spend(tx, agent, tokens, cost)
+
+
+def _spend(tx: Transaction, agent: str, tokens: int, cost: float | None) -> None:
+    tx.count(f"spent.tokens.{agent}", tokens)
+    if cost is not None:
+        tx.count(f"spent.billionths.{agent}", round(cost * COST_UNIT))
+
+
+def claim_call(tx: Transaction, key: str, owner: str, lease_s: float) -> Any | bool:
+    """The row of the call if it is there; True if `owner` may make it, now and until the lease ends; False if another may."""
+    if found := tx.rows(_CALL, {"key": key}):
+        return found[0]
+    tx.change(_DROP_EXPIRED_CLAIM, {"key": key, "now": tx.now})
+    if tx.change(_NEW_CLAIM, {"id": key, "owner": owner, "expires_at": tx.now + lease_s}):
+        return True
+    return tx.rows(_CLAIM, {"key": key})[0]["owner"] == owner
+
+
+def renew_claims(tx: Transaction, owner: str, lease_s: float) -> None:
+    """Extend all claims of `owner`."""
+    tx.change(_RENEW_CLAIMS, {"owner": owner, "until": tx.now + lease_s})
+
+
+def release_claim(tx: Transaction, key: str, owner: str | None) -> None:
+    """Give up a claim of `owner` (None: whoever has it): the call was not made."""
+    tx.change(_DROP_CLAIM, {"key": key, "owner": owner})
 
 
 def record_advance(tx: Transaction, question: str, rows: Iterable[Columns], expanded: Sequence[str]) -> bool:
@@ -259,6 +307,7 @@ def record_failure(tx: Transaction, row: Columns) -> bool:
     if new:
         tx.event("failure", row["subject"])
         tx.count(f"failures.{row['where']}")
+        tx.count(f"failed.{row['kind']}")
     return new
 
 

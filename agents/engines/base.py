@@ -7,10 +7,11 @@ Not covered: retries and limits (they wrap an engine), prompts (`agents.prompts`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, TypeVar
 
+from configs.engines import Price
 from store.types import Usage
 
 T = TypeVar("T")
@@ -58,7 +59,12 @@ class AnswerLogprobs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What an engine can do, as found out and not as promised. `context_tokens` is the longest prompt plus completion."""
+    """What an engine can do, as found out and not as promised. `context_tokens` is the longest prompt plus completion,
+    `price` what the engine knows of it.
+
+    `why_not`, in a few words, when it does not score. `template` and `tokenizer` are fingerprints (16 hex characters), where
+    the engine has them: equal ones render and cut text alike.
+    """
 
     model: str
     found: str
@@ -67,6 +73,10 @@ class Capabilities:
     scores: bool
     continues: bool
     context_tokens: int
+    price: Price | None = None
+    why_not: str = ""
+    template: str | None = None
+    tokenizer: str | None = None
 
 
 class Engine(Protocol):
@@ -106,6 +116,19 @@ class Engine(Protocol):
         Raises `Refused` when the model cannot score, `Overlong`, `Retryable`.
         """
         ...
+
+    def shown(self, prompt: Prompt) -> str:
+        """The prompt as it is sent: the rendered template, or the turns where the server renders them.
+
+        Valid while the engine is open. Raises `Terminal` when the template refuses these turns.
+        """
+        ...
+
+
+def as_turns(messages: Iterable[Message], prefix: str) -> str:
+    """Turns for people to read, where nobody here knows the template."""
+    whole = [f"{message.role}: {message.content}" for message in messages]
+    return "\n\n".join([*whole, f"assistant: {prefix}"])
 
 
 async def together(asked: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Self
 
-from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt, together
+from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Message, Prompt, as_turns, together
 from agents.engines.dialects import Draft
 from agents.engines.wire import classify, one_line
-from agents.errors import EngineError, ModelNotFound, Refused, Retryable, Unreadable
+from agents.errors import EngineError, ModelNotFound, Refused, Retryable, TimedOut, Unreadable
 from configs.engines import LitellmEngine as LitellmConfig
+from configs.engines import Price
 from store.types import Usage
 
 CONTINUE = """\
@@ -27,6 +28,8 @@ Your answer has been begun. Go on exactly where it stops: write only what comes 
 
 {prefix}"""
 """How a model that takes no prefill is asked to continue."""
+
+_WHY_NOT = "hosted models give no log-probs of a given answer"
 
 
 class LitellmEngine:
@@ -60,6 +63,8 @@ class LitellmEngine:
             scores=False,
             continues=self._prefills,
             context_tokens=int(self._facts.get("max_input_tokens") or 0),
+            price=_price(self._facts),
+            why_not=_WHY_NOT,
         )
 
     async def generate(
@@ -86,7 +91,12 @@ class LitellmEngine:
 
     async def answer_logprobs(self, context: Prompt, answer: str) -> AnswerLogprobs:
         """Raises `Refused`: no hosted API gives log-probs of given text."""
-        raise Refused(f"{self._config.model}: hosted models give no log-probs of a given answer, so none can be the prover")
+        raise Refused(f"{self._config.model}: {_WHY_NOT}, so none can be the prover")
+
+    def shown(self, prompt: Prompt) -> str:
+        """The turns as they are sent; the provider renders them."""
+        asked, continued = self._asked(prompt)
+        return as_turns(asked, continued)
 
     @property
     def _prefills(self) -> bool:
@@ -118,16 +128,24 @@ class LitellmEngine:
         messages = self._messages(prompt)
         draft = Draft(stops, sampling["max_tokens"], _repetitions(prompt.prefix))
         try:
+            usage = await self._heard(messages, sampling, draft)
+        except EngineError as error:
+            if draft.pieces:
+                error.usage = self._counted(messages, draft)
+            raise
+        return draft.completion(usage or self._counted(messages, draft), logprobs=False)
+
+    async def _heard(self, messages: list[dict[str, Any]], sampling: dict[str, Any], draft: Draft) -> Usage | None:
+        try:
             async with asyncio.timeout(self._config.deadline_s):
-                usage = await self._read(messages, sampling, draft)
+                return await self._read(messages, sampling, draft)
         except EngineError:
             raise
         except TimeoutError as error:
             late = f"no answer in {self._config.deadline_s:g} s, or silent for {self._config.silence_s:g} s"
-            raise Retryable(f"{self._config.model}: {late}") from error
+            raise TimedOut(f"{self._config.model}: {late}") from error
         except Exception as error:  # litellm raises its own errors, its providers' and its HTTP clients'
             raise self._classified(error) from error
-        return draft.completion(usage or self._counted(messages, draft), logprobs=False)
 
     async def _read(self, messages: list[dict[str, Any]], sampling: dict[str, Any], draft: Draft) -> Usage | None:
         assert self._litellm, "the engine is not open"
@@ -160,13 +178,19 @@ class LitellmEngine:
             await stream.aclose()
 
     def _messages(self, prompt: Prompt) -> list[dict[str, Any]]:
-        turns: list[dict[str, Any]] = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        asked, continued = self._asked(prompt)
+        turns: list[dict[str, Any]] = [{"role": message.role, "content": message.content} for message in asked]
+        return [*turns, {"role": "assistant", "content": continued, "prefix": True}] if continued else turns
+
+    def _asked(self, prompt: Prompt) -> tuple[tuple[Message, ...], str]:
+        """Whole turns, and the unfinished one that the provider continues, "" for none."""
         if not prompt.prefix:
-            return turns
+            return prompt.messages, ""
         if self._prefills:  # providers refuse one that ends in white space
-            return [*turns, {"role": "assistant", "content": prompt.prefix.rstrip(), "prefix": True}]
-        asked = f"{turns[-1]['content']}\n\n{CONTINUE.format(prefix=prompt.prefix)}"
-        return [*turns[:-1], {"role": turns[-1]["role"], "content": asked}]
+            return prompt.messages, prompt.prefix.rstrip()
+        last = prompt.messages[-1]
+        asked = f"{last.content}\n\n{CONTINUE.format(prefix=prompt.prefix)}"
+        return (*prompt.messages[:-1], Message(role=last.role, content=asked)), ""
 
     def _classified(self, error: Exception) -> EngineError:
         status = getattr(error, "status_code", None)
@@ -191,6 +215,15 @@ def _import() -> ModuleType:
 
     litellm.suppress_debug_info = True
     return litellm
+
+
+def _price(facts: Mapping[str, Any]) -> Price | None:
+    """What litellm's table says; None for a model that is not in it."""
+    prompt, completion = facts.get("input_cost_per_token"), facts.get("output_cost_per_token")
+    if prompt is None or completion is None:
+        return None
+    cached = facts.get("cache_read_input_token_cost")
+    return Price(prompt=prompt * 1e6, completion=completion * 1e6, cached=None if cached is None else cached * 1e6)
 
 
 def _repetitions(prefix: str) -> tuple[str, ...]:

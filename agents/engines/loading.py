@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from agents.engines.base import Capabilities
+from agents.engines.rendering import check_template, fingerprints
 from agents.engines.slots import ATTENTION, Slots, Span, lay_out
 from agents.errors import Terminal
 from agents.models import ModelFolder
@@ -57,6 +58,8 @@ def load(config: TransformersEngine, folder: ModelFolder, adapter: Path | None) 
     model = _load_model(folder.path, adapter, dtype).to(device).eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder.path)
     _refuse_unfit(model, tokenizer, config.model)
+    check_template(tokenizer, config.model)
+    template, cut = fingerprints(tokenizer)
     capabilities = Capabilities(
         model=config.model,
         found=folder.found,
@@ -65,6 +68,8 @@ def load(config: TransformersEngine, folder: ModelFolder, adapter: Path | None) 
         scores=True,
         continues=True,
         context_tokens=_context_tokens(model.config),
+        template=template,
+        tokenizer=cut,
     )
     loaded = Loaded(model, tokenizer, capabilities, _end_ids(model, tokenizer), device)
     _check(loaded)

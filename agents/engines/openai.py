@@ -19,11 +19,19 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from agents.engines import dialects
-from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt, together
+from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt, as_turns, together
 from agents.engines.dialects import Dialect, Draft, Sampling
-from agents.engines.rendering import AnswerTokens, encode, encode_answer, render
+from agents.engines.encoding import PromptEncoder
+from agents.engines.rendering import (
+    CONVERSATION,
+    AnswerTokens,
+    check_template,
+    encode,
+    fingerprints,
+    render,
+)
 from agents.engines.wire import Wire
-from agents.errors import ModelNotFound, Overlong, Refused, Terminal, Unreadable
+from agents.errors import EngineError, ModelNotFound, Overlong, Refused, Terminal, Unreadable
 from configs.engines import OpenAIEngine as OpenAIConfig
 from store.types import Usage
 
@@ -45,6 +53,7 @@ class OpenAIEngine:
         self._config = config
         self._folder = tokenizer
         self._tokenizer: Any = None
+        self._encoder: PromptEncoder | None = None
         self._wire = Wire(
             url.rstrip("/").removesuffix("/v1"),
             key=_key(config.key),
@@ -53,15 +62,21 @@ class OpenAIEngine:
         )
         self._dialect: Dialect = "other"
         self._method: Method | None = None
+        self._why_not = ""
+        self._fingerprints: tuple[str | None, str | None] = (None, None)
+        self._differs = ""
         self._context_tokens = 0
 
     async def __aenter__(self) -> Self:
         if self._folder:
             self._tokenizer = await asyncio.to_thread(_load_tokenizer, self._folder)
+            self._encoder = PromptEncoder(self._tokenizer)
+            self._fingerprints = fingerprints(self._tokenizer)
         await self._wire.__aenter__()
         try:
             await self._look()
-            self._method = await self._find_method()
+            self._method, self._why_not = await self._find_method()
+            self._differs = await self._compare_templates()
         except BaseException:
             await self._wire.__aexit__()
             raise
@@ -75,14 +90,18 @@ class OpenAIEngine:
         """What this engine can do; valid while it is open."""
         way = "its own template" if self._tokenizer else "the chat route"
         scoring = f", scores by {self._method}" if self._method else ""
+        template, cut = self._fingerprints
         return Capabilities(
             model=self._config.model,
-            found=f"{self._dialect} server, asked through {way}{scoring}",
+            found=f"{self._dialect} server, asked through {way}{scoring}{self._differs}",
             device=self._wire.url,
             dtype="the server's type",
             scores=self._method is not None,
             continues=True,
             context_tokens=self._context_tokens,
+            why_not=self._why_not,
+            template=template,
+            tokenizer=cut,
         )
 
     async def generate(
@@ -116,25 +135,34 @@ class OpenAIEngine:
 
     async def answer_logprobs(self, context: Prompt, answer: str) -> AnswerLogprobs:
         """See `Engine.answer_logprobs`."""
-        if self._method is None:
+        if self._method is None or self._encoder is None:
             raise Refused(f"{self._config.model} at {self._wire.url} cannot give log-probs of a given answer")
-        whole = encode_answer(self._tokenizer, render(self._tokenizer, context), answer)
+        whole = self._encoder.answer(context, answer)
         if len(whole.tokens) + 1 > self._context_tokens:
             raise Overlong(f"{len(whole.tokens)} tokens to score, of at most {self._context_tokens - 1}")
         return await self._scored(whole, self._method)
 
+    def shown(self, prompt: Prompt) -> str:
+        """The rendered template where we have it, else the turns; see `Engine.shown`."""
+        return render(self._tokenizer, prompt) if self._tokenizer else as_turns(prompt.messages, prompt.prefix)
+
     async def _complete(self, prompt: Prompt, sampling: Sampling) -> list[Completion]:
         stream = self._dialect == "other" or sampling.max_tokens > STREAMED_TOKENS
         common = dialects.body(self._dialect, self._config.model, sampling, stream=stream)
-        if self._tokenizer:
-            tokens = encode(self._tokenizer, render(self._tokenizer, prompt))
+        if self._encoder:
+            tokens = self._encoder.tokens(prompt)
             self._check_fits(len(tokens), sampling.max_tokens)
             path, body = dialects.COMPLETIONS, dialects.raw(common, tokens, sampling.logprobs)
         else:
             path, body = dialects.CHAT, dialects.chat(self._dialect, common, prompt, sampling.logprobs)
         repeated = (prompt.prefix,) if prompt.prefix and path == dialects.CHAT and self._dialect == "other" else ()
         drafts = [Draft(sampling.stop, sampling.max_tokens, repeated) for _ in range(sampling.n)]
-        usage = await (self._streamed if stream else self._whole)(path, body, drafts)
+        try:
+            usage = await (self._streamed if stream else self._whole)(path, body, drafts)
+        except EngineError as error:
+            if any(draft.pieces for draft in drafts):
+                error.usage = self._estimated(body, drafts)
+            raise
         each = _shares(usage or self._estimated(body, drafts), sampling.n)
         return [draft.completion(share, logprobs=sampling.logprobs) for draft, share in zip(drafts, each, strict=True)]
 
@@ -180,27 +208,53 @@ class OpenAIEngine:
         self._dialect = owner if owner in ("vllm", "sglang") else "other"
         self._context_tokens = int(entry.get("max_model_len") or 0) or _UNBOUNDED
 
-    async def _find_method(self) -> Method | None:
-        """How this server scores; None when it cannot. Forced decoding counts only if it agrees with `prompt_logprobs`."""
+    async def _find_method(self) -> tuple[Method | None, str]:
+        """How this server scores; None, and why, when it cannot.
+
+        Forced decoding counts only if it agrees with `prompt_logprobs`.
+        """
+        if self._dialect == "other":
+            return None, "a server that is neither vLLM nor SGLang is not known to give log-probs of a given answer"
         if not self._tokenizer:
-            return None
+            return None, "it has no tokenizer configured"
         tokens = encode(self._tokenizer, "The capital of France is Paris.")
         known = AnswerTokens(tokens, len(tokens) - 3)
         if self._dialect == "sglang":
-            return "generate" if await self._try(known, "generate") else None
-        if self._dialect == "vllm":
-            whole = await self._try(known, "prompt_logprobs")
-            forced = await self._try(known, "forced") if self._config.scoring != "prompt_logprobs" else None
-            if forced and whole and all(abs(a - b) < TOLERANCE for a, b in zip(forced, whole, strict=True)):
-                return "forced"
-            return "prompt_logprobs" if whole and self._config.scoring != "forced" else None
-        return None
+            found = await self._try(known, "generate")
+            return (None, found) if isinstance(found, str) else ("generate", "")
+        whole = await self._try(known, "prompt_logprobs")
+        if isinstance(whole, str):
+            return None, whole
+        if self._config.scoring == "prompt_logprobs":
+            return "prompt_logprobs", ""
+        forced = await self._try(known, "forced")
+        if not isinstance(forced, str) and all(abs(a - b) < TOLERANCE for a, b in zip(forced, whole, strict=True)):
+            return "forced", ""
+        if self._config.scoring == "auto":
+            return "prompt_logprobs", ""
+        return None, forced if isinstance(forced, str) else "its forced tokens and its prompt_logprobs do not agree"
 
-    async def _try(self, known: AnswerTokens, method: Method) -> tuple[float, ...] | None:
+    async def _try(self, known: AnswerTokens, method: Method) -> tuple[float, ...] | str:
+        """The log-probs, or why there are none."""
         try:
             return (await self._scored(known, method)).values
-        except (Terminal, Unreadable):
-            return None
+        except (Terminal, Unreadable) as error:
+            return str(error)
+
+    async def _compare_templates(self) -> str:
+        """What is told when the chat route renders a conversation otherwise than we do. No fault: we send our own tokens."""
+        if not self._tokenizer:
+            return ""
+        one = Sampling(n=1, max_tokens=1, stop=(), temperature=0.0, top_p=1.0, seed=0, logprobs=False)
+        common = dialects.body(self._dialect, self._config.model, one, stream=False)
+        try:
+            answer = await self._wire.post(dialects.CHAT, dialects.chat(self._dialect, common, CONVERSATION, logprobs=False))
+        except EngineError:  # a server without a chat route, or without a template
+            return ""
+        theirs, ours = dialects.usage_of(answer), len(encode(self._tokenizer, render(self._tokenizer, CONVERSATION)))
+        if theirs is None or theirs.prompt == ours:
+            return ""
+        return f", the server's own template differs ({theirs.prompt} tokens where ours makes {ours})"
 
     def _check_fits(self, num_prompt: int, max_tokens: int) -> None:
         if num_prompt + max_tokens > self._context_tokens:
@@ -241,4 +295,6 @@ def _key(name: str | None) -> str | None:
 def _load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    check_template(tokenizer, str(folder))
+    return tokenizer

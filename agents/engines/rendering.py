@@ -10,13 +10,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents.engines.base import Prompt
+from agents.engines.base import Message, Prompt
 from agents.errors import Terminal
+from store.types import content_id
 
 THINK = "<think>"
 CONTEXT_TOKENS = 6
 """Prompt tokens that are decoded before the first new one: some tokenizers drop a space at the start of a text."""
 HALF = "\ufffd"
+
+CONVERSATION = Prompt(
+    messages=(
+        Message(role="user", content="What is 2 + 3?"),
+        Message(role="assistant", content="It is 5."),
+        Message(role="user", content="And 12 times 12?"),
+    )
+)
+"""What templates are told apart by."""
+
+_MANY_SIDED = (
+    "Tom has 1234 apples (-5.6%).\n\n  ### Step 1.\tx==y[0] DON'T <think>\n</think>\n"
+    "na\u00efve \u20ac5 \u4f60\u597d \U0001f600 e\u0301 "
+)
+_REPLY = "It is 144, as I was told."
+_SAME_DAY = "{% macro strftime_now(form) %}2026-01-01{% endmacro %}"
+"""Some templates write today's date, and are the same ones tomorrow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +47,42 @@ class AnswerTokens:
 
 def render(tokenizer: Any, prompt: Prompt) -> str:
     """The model's own template around the turns, then the unfinished turn; exactly one `<think>` where both open it."""
-    turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
-    try:
-        text: str = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # jinja and the template itself raise what they like
-        raise Terminal(f"the chat template refuses these turns: {error}") from error
+    text = _applied(tokenizer, prompt.messages, add_generation_prompt=True)
     if text.rstrip().endswith(THINK) and prompt.prefix.lstrip().startswith(THINK):
         text = text[: text.rindex(THINK)]
     return text + prompt.prefix
+
+
+def check_template(tokenizer: Any, model: str) -> None:
+    """A template must open the assistant's turn: what is written elsewhere is no answer. Raises `Terminal`, which names `model`.
+
+    Some templates need no generation prompt (`[/INST]` ends the user's turn and opens the other): what counts is that nothing
+    but reasoning marks stands between the prompt and a reply to it.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise Terminal(f"{model}: the tokenizer has no chat template")
+    opened = render(tokenizer, CONVERSATION)
+    if opened != _applied(tokenizer, CONVERSATION.messages, add_generation_prompt=False):
+        return
+    answered = _applied(tokenizer, (*CONVERSATION.messages, Message(role="assistant", content=_REPLY)))
+    before = answered.partition(_REPLY)[0].removeprefix(opened.rstrip())
+    if before.replace(THINK, "").replace("</think>", "").strip():
+        raise Terminal(f"{model}: the chat template has no generation prompt: it ends with the user's turn, and opens no answer")
+
+
+def fingerprints(tokenizer: Any) -> tuple[str, str]:
+    """Of the template, by what it makes of a conversation; of the tokenizer, by its tokens of a text with many sides."""
+    template = _SAME_DAY + tokenizer.get_chat_template()
+    rendered = _applied(tokenizer, CONVERSATION.messages, add_generation_prompt=True, chat_template=template)
+    return content_id(rendered)[:16], content_id(*encode(tokenizer, _MANY_SIDED))[:16]
+
+
+def _applied(tokenizer: Any, messages: Sequence[Message], **settings: Any) -> str:
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, **settings)
+    except Exception as error:  # jinja and the template itself raise what they like
+        raise Terminal(f"the chat template refuses these turns: {' '.join(str(error).split())}") from error
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt
+from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt, as_turns
 from agents.errors import Terminal
 from configs.engines import ScriptedEngine as Config
 from store.reasoning import THINK_CLOSE
@@ -82,6 +82,10 @@ class ScriptedEngine:
         value = -0.05 * (len(sums) - min(progress.steps, len(sums))) - 0.01 * _draw(key, "score") - (0.0 if right else 2.0)
         words = len(context.prefix.split())
         return AnswerLogprobs(values=(value,) * max(1, len(answer)), usage=Usage(prompt=words + 1, cached=words))
+
+    def shown(self, prompt: Prompt) -> str:
+        """The turns: it has no template."""
+        return as_turns(prompt.messages, prompt.prefix)
 
     def _fail_at_times(self, key: str) -> None:
         if _draw(key, "failure") < self._config.failure_rate:

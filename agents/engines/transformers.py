@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +35,7 @@ import torch
 from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt
 from agents.engines.batching import Batch
 from agents.engines.loading import Loaded, load
+from agents.engines.rendering import render
 from agents.engines.rows import Generation, Job, Scoring, settle
 from agents.errors import Broken, EngineError, Retryable, Terminal
 from agents.models import ModelFolder
@@ -74,7 +76,7 @@ class TransformersEngine:
     @property
     def capabilities(self) -> Capabilities:
         """What this engine can do; valid while it is open."""
-        return self._worker.ready.result(timeout=0)
+        return self._worker.ready.result(timeout=0).capabilities
 
     async def generate(
         self,
@@ -105,6 +107,10 @@ class TransformersEngine:
         """Log-probs of `answer` as the continuation of `context.prefix`; see `Engine.answer_logprobs`."""
         return await self._ask(Scoring(context=context, answer=answer))
 
+    def shown(self, prompt: Prompt) -> str:
+        """The rendered template; see `Engine.shown`."""
+        return render(self._worker.ready.result(timeout=0).tokenizer, prompt)
+
     async def _ask(self, request: Generation | Scoring) -> Any:
         job = Job(request)
         self._worker.submit(job)
@@ -119,11 +125,19 @@ def _give_memory_back() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What others than the worker may see of a model; no tensor is among it, so that closing gives all memory back."""
+
+    capabilities: Capabilities
+    tokenizer: Any
+
+
 class Worker:
     """The thread that owns the model. Consumes jobs, produces their results; waits for jobs, and for `close`."""
 
     def __init__(self, open_model: Callable[[], Loaded], make_batch: Callable[[Loaded], Batch]) -> None:
-        self.ready: Future[Capabilities] = Future()
+        self.ready: Future[Opened] = Future()
         self._open_model = open_model
         self._make_batch = make_batch
         self._changed = threading.Condition()
@@ -156,7 +170,7 @@ class Worker:
             self._end(Terminal(f"the engine did not open: {error}"))
             settle(self.ready, error=error)
             return
-        settle(self.ready, result=loaded.capabilities)
+        settle(self.ready, result=Opened(loaded.capabilities, loaded.tokenizer))
         error = self._serve(batch)
         self._end(error)
         batch.fail(error)

@@ -17,7 +17,7 @@ from typing import Any, Self
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
-from agents.errors import EngineError, Overlong, Refused, Retryable, Terminal, Unreadable
+from agents.errors import EngineError, Overlong, Refused, Retryable, Terminal, Throttled, TimedOut, Unreadable
 
 Json = dict[str, Any]
 
@@ -131,7 +131,7 @@ class Wire:
             raise
         except TimeoutError as error:
             late = f"no answer in {self._deadline_s:g} s, or silent for {self._silence_s:g} s"
-            raise Retryable(f"{self.url}{path}: {late}") from error
+            raise TimedOut(f"{self.url}{path}: {late}") from error
         except (HttpProcessingError, ValueError) as error:
             raise Unreadable(f"{self.url}{path}: a line or header beyond all bounds, or no HTTP at all") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -146,8 +146,12 @@ def classify(where: str, status: int, text: str, retry_after: str | None = None)
         return Refused(f"{message} (is the key right?)")
     if status in (400, 413, 422) and any(sign in said.lower() for sign in _OVERLONG):
         return Overlong(message)
-    if status in (408, 409, 425, 429) or status >= 500:
-        return Retryable(message, after_s=_after_s(retry_after))
+    if status in (429, 503, 529):
+        return Throttled(message, _after_s(retry_after), counted=status == 429)
+    if status in (408, 504):
+        return TimedOut(message, _after_s(retry_after))
+    if status in (409, 425) or status >= 500:
+        return Retryable(message, _after_s(retry_after))
     return Terminal(message)
 
 

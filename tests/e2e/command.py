@@ -30,7 +30,7 @@ COMMAND = (sys.executable, "-m", "orchestrator")
 LIMIT_S = 60.0
 
 NOTE = re.compile(
-    r"(run folder /|opening engines|search \d+/\d+$|engine \w+: |exported \d+ |left out[ :]|status at http)"
+    r"(run folder /|opening engines|teacher \w+ is asked /|search \d+/\d+$|engine \w+: |exported \d+ |left out[ :]|status at http)"
     r"|  (un)?solved +[0-9a-f]{8} "
 )
 """The lines of progress that may stand on stderr beside a complaint."""
@@ -182,12 +182,19 @@ def recounted(dump: Dump) -> Counter[str]:
     counts.update(f"nodes.{row['state']}" for row in dump["node"])
     counts.update(f"trajectories.{row['outcome']}" for row in dump["verdict"])
     counts.update(f"failures.{row['where']}" for row in dump["failure"])
+    counts.update(f"failed.{row['kind']}" for row in dump["failure"])
     counts.update(f"calls.{row['purpose']}" for row in dump["call"])
     counts.update(f"routes.{row['student']}" for row in dump["route"])
     counts.update(f"attempts.{row['model']}" for row in dump["attempt"])
     counts.update(f"reports.{row['student']}" for row in dump["report"])
+    paid = [row for row in dump["call"] if not row["reused"]]
+    counts["calls.reused"] = len(dump["call"]) - len(paid)
     for kind in ("prompt", "completion", "cached"):
-        counts[f"tokens.{kind}"] = sum(row[f"{kind}_tokens"] for row in dump["call"])
+        counts[f"tokens.{kind}"] = sum(row[f"{kind}_tokens"] for row in paid)
+    for row in paid:
+        counts[f"spent.calls.{row['agent']}"] += 1
+        counts[f"spent.tokens.{row['agent']}"] += row["prompt_tokens"] + row["completion_tokens"]
+        counts[f"spent.billionths.{row['agent']}"] += round((row["cost"] or 0.0) * 1e9)
     accepted = {row["trajectory"] for row in dump["verdict"] if row["outcome"] == "accepted"}
     scores = [row["score"] for row in dump["trajectory"] if row["id"] in accepted]
     counts["score.count"] = len(scores)

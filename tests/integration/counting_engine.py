@@ -8,6 +8,7 @@ from typing import Any, Self
 from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Engine, Prompt
 from agents.engines.scripted import ScriptedEngine
 from agents.ledger import Model
+from agents.limits import Gate
 from configs.engines import ScriptedEngine as Config
 
 
@@ -42,10 +43,13 @@ class CountingEngine:
         self.answered += 1
         return scored
 
+    def shown(self, prompt: Prompt) -> str:
+        return self._inner.shown(prompt)
+
     def _ask(self, kind: str) -> None:
         self.asked.append(kind)
         self._before(kind, len(self.asked))
 
 
-def model(engine: Engine, identity: str = "scripted") -> Model:
-    return Model(name="engine", identity=identity, engine=engine)
+def model(engine: Engine, identity: str = "scripted", tries: int = 3) -> Model:
+    return Model(name="engine", identity=identity, engine=engine, gate=Gate(tries=tries))

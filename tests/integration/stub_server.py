@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -115,6 +116,22 @@ def cut(*pieces: str) -> Behaviour:
         assert request.transport
         request.transport.abort()
         return response
+
+    return answer
+
+
+def limited(per_second: float, burst: int, then: Behaviour, **headers: str) -> Behaviour:
+    """Let in so many a second, `burst` at once after a rest; the others get 429."""
+    tokens, last = float(burst), time.monotonic()
+
+    async def answer(server: StubServer, request: web.Request, body: Json) -> web.StreamResponse:
+        nonlocal tokens, last
+        now = time.monotonic()
+        tokens, last = min(burst, tokens + (now - last) * per_second), now
+        if tokens < 1:
+            return await status(429, {"error": {"message": "too many requests"}}, **headers)(server, request, body)
+        tokens -= 1
+        return await then(server, request, body)
 
     return answer
 

@@ -17,7 +17,7 @@ from stub_server import Behaviour, Json, StubServer, cut, endless, reset, says, 
 
 from agents.engines.base import Message, Prompt
 from agents.engines.litellm import LitellmEngine
-from agents.errors import EngineError, ModelNotFound, Overlong, Refused, Retryable, Terminal, Unreadable
+from agents.errors import EngineError, ModelNotFound, Overlong, Refused, Retryable, Terminal, Throttled, TimedOut, Unreadable
 from configs.engines import LitellmEngine as Config
 from store.types import Usage
 
@@ -25,7 +25,9 @@ ROOT = Path(__file__).parents[2]
 PROMPT = Prompt(messages=(Message(role="user", content="What is 2 + 3?"),), prefix="<think>\n### Step 1.")
 STOPS = ("\n### Step", "</think>")
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:Pydantic serializer")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:Pydantic serializer", "ignore:Item '"
+)
 
 
 def asked(
@@ -152,8 +154,8 @@ def test_a_provider_with_a_protocol_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("behaviour", "kind", "words"),
     [
-        (status(429, {"error": {"message": "slow down"}}, Retry_After="7"), Retryable, "slow down"),
-        (status(503, {"error": {"message": "busy"}}), Retryable, "busy"),
+        (status(429, {"error": {"message": "slow down"}}, Retry_After="7"), Throttled, "slow down"),
+        (status(503, {"error": {"message": "busy"}}), Throttled, "busy"),
         (status(500, "<html>"), Retryable, "500"),
         (status(401, {"error": {"message": "no such key"}}), Refused, "is the key right?"),
         (status(404, {"error": {"message": "no such model"}}), Terminal, "no such model"),
@@ -169,8 +171,8 @@ def test_a_provider_with_a_protocol_of_its_own() -> None:
         (says(" 2 +", done=False, finish=""), Retryable, "the stream was cut"),
         (silent, Retryable, "openai/stub"),
         (reset, Retryable, "openai/stub"),
-        (says(*"a slow trickle of text, piece by piece", pause_s=0.3), Retryable, "no answer in 3 s"),
-        (says(" 2 +", " 3", pause_s=2.0), Retryable, "silent for 1 s"),
+        (says(*"a slow trickle of text, piece by piece", pause_s=0.3), TimedOut, "no answer in 3 s"),
+        (says(" 2 +", " 3", pause_s=2.0), TimedOut, "silent for 1 s"),
         (endless(" and so on" * 100), Unreadable, "ignores max_tokens"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -232,3 +234,32 @@ def test_opening_asks_the_network_nothing() -> None:
     """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "hosted, continues by words\n", done.stderr
+
+
+def test_the_price_is_that_of_litellms_table() -> None:
+    async def then(_: StubServer, engine: LitellmEngine) -> None:
+        price = engine.capabilities.price
+        assert price
+        assert price.completion > price.prompt > (price.cached or 0) > 0
+        assert price.of(prompt=1_000_000, completion=0, cached=0) == pytest.approx(price.prompt)
+        assert price.of(prompt=1_000_000, completion=1_000_000, cached=500_000) == pytest.approx(
+            (price.prompt + (price.cached or 0)) / 2 + price.completion
+        )
+
+    asked(then=then, config={"model": "openai/gpt-4o-mini"})
+
+    async def unknown(_: StubServer, engine: LitellmEngine) -> None:
+        assert engine.capabilities.price is None
+
+    asked(then=unknown)
+
+
+def test_an_error_says_what_was_spent_before_it() -> None:
+    with pytest.raises(Retryable) as caught:
+        asked(default=says(" 2 +", " 3", " is", done=False, finish=""))
+    assert caught.value.usage
+    assert caught.value.usage.prompt > 5
+    assert caught.value.usage.completion >= 3
+    with pytest.raises(Retryable) as nothing:
+        asked(default=reset)
+    assert nothing.value.usage is None

@@ -17,7 +17,7 @@ from stub_server import Behaviour, StubServer, cut, endless, reset, says, servin
 from agents.engines.base import Completion, Message, Prompt
 from agents.engines.dialects import Draft
 from agents.engines.openai import OpenAIEngine
-from agents.errors import EngineError, ModelNotFound, Overlong, Refused, Retryable, Terminal, Unreadable
+from agents.errors import EngineError, ModelNotFound, Overlong, Refused, Retryable, Terminal, Throttled, TimedOut, Unreadable
 from configs.engines import OpenAIEngine as Config
 from store.types import Usage
 
@@ -87,8 +87,8 @@ def test_tokens_are_the_servers_count_where_it_counts() -> None:
 @pytest.mark.parametrize(
     ("behaviour", "kind", "words"),
     [
-        (status(429, {"error": {"message": "slow down"}}), Retryable, "429: slow down"),
-        (status(503), Retryable, "503"),
+        (status(429, {"error": {"message": "slow down"}}), Throttled, "429: slow down"),
+        (status(503), Throttled, "503"),
         (status(500, "<html>\n<b>oh</b>"), Retryable, "500: <html> <b>oh</b>"),
         (status(401, {"error": {"message": "no such key"}}), Refused, "no such key (is the key right?)"),
         (status(404, {"detail": "no such route"}), Terminal, "404: no such route"),
@@ -103,9 +103,9 @@ def test_tokens_are_the_servers_count_where_it_counts() -> None:
         (says("It is", finish="content_filter"), Unreadable, "'content_filter'"),
         (cut(" 2 +"), Retryable, "http://127.0.0.1"),
         (says(" 2 +", done=False, finish=""), Retryable, "the stream was cut"),
-        (silent, Retryable, "no answer in 2 s"),
-        (says(*"a slow trickle of text, piece by piece", pause_s=0.2), Retryable, "no answer in 2 s"),
-        (says(" 2 +", " 3", pause_s=1.0), Retryable, "silent for 0.5 s"),
+        (silent, TimedOut, "no answer in 2 s"),
+        (says(*"a slow trickle of text, piece by piece", pause_s=0.2), TimedOut, "no answer in 2 s"),
+        (says(" 2 +", " 3", pause_s=1.0), TimedOut, "silent for 0.5 s"),
         (endless(" and so on" * 100), Unreadable, "the server ignores max_tokens"),
         (status(200, f"data: {'x' * 3_000_000}\n\n"), Unreadable, "beyond all bounds"),
     ],
@@ -225,3 +225,13 @@ def test_a_text_in_pieces_is_the_text_at_once(text: str, cuts: list[int], repeat
     if not pieces.over:
         pieces.add({"delta": {}, "finish_reason": "stop"})
     assert finished(pieces) == finished(whole)
+
+
+def test_an_error_says_what_was_spent_before_it() -> None:
+    with pytest.raises(Retryable) as caught:
+        asked(default=says(" 2 +", " 3", " is", done=False, finish=""))
+    assert caught.value.usage
+    assert caught.value.usage.completion >= 3
+    with pytest.raises(Retryable) as nothing:
+        asked(default=reset)
+    assert nothing.value.usage is None

@@ -11,6 +11,7 @@ import pytest
 from counting_engine import CountingEngine, model
 
 from agents.errors import Broken, Terminal
+from agents.ledger import Terms
 from agents.prover import Prover
 from agents.roster import Roster
 from agents.teacher import Teacher
@@ -50,7 +51,8 @@ def solver(store: Store, engine: CountingEngine, draining: Callable[[], bool]) -
         for index, teacher in enumerate(RUN.teachers)
     )
     roster = Roster(models={asked.name: asked}, teachers=teachers, prover=Prover(config=RUN.prover, **common))  # type: ignore[arg-type]
-    return Solver(run="run", config=RUN, roster=roster, store=store, draining=draining, progress=Lines())
+    terms = Terms(keep=store)
+    return Solver(run="run", config=RUN, roster=roster, store=store, terms=terms, draining=draining, progress=Lines())
 
 
 def life(path: Path, engine: CountingEngine, draining: Callable[[], bool] = lambda: False) -> Dump:

@@ -60,7 +60,15 @@ def call(key: str, subject: str = "q0") -> Call:
     usage = Usage(prompt=3, completion=2, cached=1)
     response = {"text": "é 思考"}
     return Call(
-        id=key, subject=subject, engine="e", purpose="score", request={"n": 1}, response=response, usage=usage, latency_s=0.5
+        agent="ann",
+        id=key,
+        subject=subject,
+        engine="e",
+        purpose="score",
+        request={"n": 1},
+        response=response,
+        usage=usage,
+        latency_s=0.5,
     )
 
 
@@ -187,6 +195,7 @@ def test_the_counts_and_events_of_a_run(tmp_path: Path) -> None:
         assert {name: value for name, value in (await store.counts()).items() if value} == {
             "attempts.s@before": 1,
             "calls.score": 2,
+            "failed.Overlong": 1,
             "failures.search": 1,
             "held_out.questions": 1,
             "nodes.finished": 1,
@@ -198,6 +207,8 @@ def test_the_counts_and_events_of_a_run(tmp_path: Path) -> None:
             "routes.s": 1,
             "score.billionths": 500_000_000,
             "score.count": 1,
+            "spent.calls.ann": 2,
+            "spent.tokens.ann": 10,
             "tokens.cached": 2,
             "tokens.completion": 4,
             "tokens.prompt": 6,
@@ -376,5 +387,31 @@ def test_read_only_while_another_writes(tmp_path: Path) -> None:
             assert await reading.calls("q0") == {"c1": call("c1")}
             with pytest.raises(StoreError, match="opened for reading only"):
                 await reading.record_calls([call("c2")])
+
+    stored(tmp_path, work)
+
+
+def test_of_several_claimants_one_makes_a_call_and_the_others_get_its_row(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        assert await store.claim_call("c1", "me", 60) is True
+        assert await store.claim_call("c1", "me", 60) is True
+        assert await store.claim_call("c1", "another", 60) is False
+        await store.record_calls([call("c1")])
+        assert await store.claim_call("c1", "another", 60) == call("c1")
+        assert await store.call("c1") == call("c1")
+        assert await store.call("c2") is None
+
+    stored(tmp_path, work)
+
+
+def test_a_claim_ends_when_it_is_given_up_or_not_renewed(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        assert await store.claim_call("c1", "me", 60) is True
+        await store.release_claim("c1")
+        assert await store.claim_call("c1", "another", 0.0) is True
+        assert await store.claim_call("c1", "me", 60) is True, "an expired claim holds nobody back"
+        assert await store.claim_call("c2", "another", 0.0) is True
+        await store.renew_claims("another", 60)
+        assert await store.claim_call("c2", "me", 60) is False
 
     stored(tmp_path, work)

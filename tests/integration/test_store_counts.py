@@ -24,6 +24,7 @@ def operations() -> st.SearchStrategy[Work]:
     states = st.sampled_from(NodeState)
     return st.one_of(
         st.builds(lambda a, b: lambda s: s.record_calls([call(f"c{a}"), call(f"c{b}", "q1")]), KEYS, KEYS),
+        st.builds(lambda a: lambda s: s.record_calls([replace(call(f"d{a}"), cost=0.25, reused=a % 2 == 1)]), KEYS),
         st.builds(lambda a, b, c: lambda s: s.record_advance(advanced(a, b, c)), KEYS, states, states),
         st.builds(lambda a, o, st_: lambda s: settled(s, a, o, st_), KEYS, outcomes, STATES),
         st.just(lease),
@@ -55,10 +56,17 @@ def recounted(dump: dict[str, list[dict[str, Any]]]) -> Counter[str]:
     counts.update(f"trajectories.{row['outcome']}" for row in dump["verdict"])
     counts.update(f"routes.{row['student']}" for row in dump["route"])
     counts.update(f"failures.{row['where']}" for row in dump["failure"])
+    counts.update(f"failed.{row['kind']}" for row in dump["failure"])
     counts.update(f"attempts.{row['model']}" for row in dump["attempt"])
     counts.update(f"calls.{row['purpose']}" for row in dump["call"])
+    paid = [row for row in dump["call"] if not row["reused"]]
+    counts["calls.reused"] = len(dump["call"]) - len(paid)
     for kind in ("prompt", "completion", "cached"):
-        counts[f"tokens.{kind}"] = sum(row[f"{kind}_tokens"] for row in dump["call"])
+        counts[f"tokens.{kind}"] = sum(row[f"{kind}_tokens"] for row in paid)
+    for row in paid:
+        counts[f"spent.calls.{row['agent']}"] += 1
+        counts[f"spent.tokens.{row['agent']}"] += row["prompt_tokens"] + row["completion_tokens"]
+        counts[f"spent.billionths.{row['agent']}"] += round((row["cost"] or 0.0) * 1e9)
     accepted = {row["trajectory"] for row in dump["verdict"] if row["outcome"] == "accepted"}
     scores = [row["score"] for row in dump["trajectory"] if row["id"] in accepted]
     counts["score.count"] = len(scores)

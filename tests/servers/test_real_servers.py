@@ -179,10 +179,12 @@ def session(leader: int) -> list[str]:
 
 @pytest.mark.chaos
 @pytest.mark.skipif(not MAWPS.exists(), reason=f"no question sets at {MAWPS.parent}")
-def test_a_run_outlives_the_death_of_both_servers_and_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prover", ["sglang", "vllm"])
+def test_a_run_outlives_the_death_of_both_servers_and_its_own(tmp_path: Path, prover: str) -> None:
     (tmp_path / ".servers").symlink_to(SERVERS)
     source = {"kind": "file", "path": str(MAWPS), "format": "mawps", "count": 13}  # one of them is there twice
     arguments = ["run", "servers", "--json", "--set", f"questions={json.dumps([source])}", "--set", "limits.questions=4"]
+    arguments += ["--set", f"prover.engine={prover}"]
     run = tmp_path / "runs" / "servers"
 
     with living(*arguments, cwd=tmp_path) as daemon:

@@ -88,6 +88,29 @@ def test_differences_name_keys_and_leave_out_harmless_ones() -> None:
     assert differences(old, new) == ["search.beam: 4 -> 8"]
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("8000", "must be an address such as http://127.0.0.1:8000, or a list of such addresses, not 8000"),
+        ("[http://a:1, b:1]", "each must be an address such as http://127.0.0.1:8000, not 'b:1'"),
+        ("[http://a:1, http://a:1]", "the address http://a:1 is in the list twice"),
+        ("[]", "the list of addresses is empty"),
+    ],
+)
+def test_a_wrong_address_is_one_line(url: str, expected: str) -> None:
+    told = mistake("servers", "engines.vllm.server=null", f"engines.vllm.url={url}")
+    assert told == f"--set engines.vllm.url={url}: engines.vllm.url: {expected}"
+
+
+def test_how_many_replicas_answer_is_harmless(tmp_path: Path) -> None:
+    many = load("servers", ["engines.vllm.server.replicas=4"])
+    assert differences(load("servers"), many) == []
+    assert "less than or equal to 64" in mistake("servers", "engines.vllm.server.replicas=65")
+    one, two = (["engines.vllm.server=null", f"engines.vllm.url={url}"] for url in ("http://a:1", "[http://a:1, http://b:2/v1]"))
+    assert differences(load("servers", one), load("servers", two)) == []
+    assert load(written(tmp_path, dump(load("servers", two)))) == load("servers", two)
+
+
 def test_every_key_has_a_docstring() -> None:
     def described(schema: dict) -> bool:
         return all("description" in prop for prop in schema.get("properties", {}).values())

@@ -64,3 +64,10 @@ def test_what_was_converted_earlier_is_used_again(tmp_path: Path):
     fill(folder, "config.json", "tokenizer.json", "model.safetensors")
     found = resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
     assert found.path == folder and "converted earlier" in found.found
+
+
+def test_a_tokenizer_alone_needs_no_weights(tmp_path: Path):
+    folder = fill(tmp_path / "m", "config.json", "tokenizer.json")
+    assert resolve(str(folder), weights=False).path == folder
+    with pytest.raises(ModelNotFound, match="tokenizer"):
+        resolve(str(fill(tmp_path / "n", "config.json")), weights=False)
