@@ -20,7 +20,7 @@ _UNIT = 1e9
 
 @dataclass(slots=True)
 class _Account:
-    """One cap, what is spent of it, and what is reserved."""
+    """One cap, what is spent of it, and what is reserved; `refused` is what the last call that did not fit might have taken."""
 
     name: str
     agent: str | None
@@ -30,13 +30,15 @@ class _Account:
     reserved_usd: float = 0.0
     reserved_tokens: int = 0
     out: int = 0
+    refused: tuple[float, int] = (0.0, 0)
 
     def holds(self, usd: float, tokens: int) -> bool:
         room = self.cap.usd is None or self.usd + self.reserved_usd + usd <= self.cap.usd + 1e-12
         return room and (self.cap.tokens is None or self.tokens + self.reserved_tokens + tokens <= self.cap.tokens)
 
-    def told(self, usd: float, tokens: int) -> str:
+    def told(self) -> str:
         """How it stands, and what the next call might cost."""
+        usd, tokens = self.refused
         parts = []
         if self.cap.usd is not None:
             parts.append(f"{self.usd:.6f} of {self.cap.usd:g} US dollars are spent, and the next call may cost {usd:.6f}")
@@ -75,8 +77,9 @@ class Budget:
         reservation = Reservation(agent, usd, tokens)
         async with self._settled:
             while full := [account for account in self._of(agent) if not account.holds(usd, tokens)]:
-                if hopeless := [account for account in full if not account.out]:
-                    raise BudgetSpent(hopeless[0].told(usd, tokens), hopeless[0].agent)
+                if account := next((account for account in full if not account.out), None):
+                    account.refused = usd, tokens
+                    raise BudgetSpent(account.told(), account.agent)
                 await self._settled.wait()
             self._reserve(reservation, 1)
         return reservation
@@ -93,6 +96,10 @@ class Budget:
         async with self._settled:
             self._add(reservation.agent, usd or 0.0, tokens)
             return all(account.holds(0.0, 0) for account in self._of(reservation.agent))
+
+    def told(self, agent: str | None) -> str:
+        """How the budget of an agent, or of the run, stands now that a call did not fit into it."""
+        return (self._agents[agent] if agent else self._run).told()
 
     def _of(self, agent: str) -> list[_Account]:
         own = self._agents.get(agent)

@@ -160,6 +160,8 @@ class Ledger:
         while True:
             try:
                 return await self._paid(key, asked)
+            except _NoRoom:
+                continue  # until the others are settled, or nothing is left
             except Parked as parked:
                 try:
                     async with asyncio.timeout(max(0.0, limit_s - gate.down_s)):

@@ -1,7 +1,7 @@
 """A ledger that several runs share: what one has paid for, the others use.
 
 Invariant: of living runs only one makes a request at a time; the others wait for its row. A run that dies leaves claims that
-end by themselves. A run's own database may be shared too: it is read, never changed.
+end by themselves, or when it is resumed. A run's own database may be shared too: it is read, never changed.
 Not covered: what a run keeps of a shared call (`ledger.py`).
 """
 
@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from store.store import Store, holds_run, open_store
-from store.types import Call, content_id
+from store.types import Call
 
 CLAIM_S = 30.0
 """How long a claim outlives a process that has died."""
@@ -59,11 +59,12 @@ class SharedLedger:
 
 
 @asynccontextmanager
-async def open_shared_ledger(path: Path, *, replay: bool, claim_s: float = CLAIM_S) -> AsyncIterator[SharedLedger]:
-    """Open the ledger at `path`, or make it; `replay` only reads. Raises `StoreError`."""
+async def open_shared_ledger(path: Path, *, owner: str, replay: bool, claim_s: float = CLAIM_S) -> AsyncIterator[SharedLedger]:
+    """Open the ledger at `path`, or make it; `replay` only reads. `owner` is the run, in all its lives. Raises `StoreError`."""
     foreign = replay or await holds_run(path)
     async with open_store(path, create=not foreign, read_only=foreign) as store:
-        owner = content_id("owner", id(store), asyncio.get_running_loop().time())
+        if not foreign:
+            await store.release_claims(owner)  # of a life that was killed
         shared = SharedLedger(store, owner, writable=not foreign, claim_s=claim_s)
         async with asyncio.TaskGroup() as group:
             keeping = group.create_task(shared.keep_claims()) if not foreign else None

@@ -194,4 +194,5 @@ class Proposals:
             if any(gate.may_look or gate.gone for gate in gates):
                 return
             await asyncio.sleep(LOOK_S)
-        raise Broken(f"no teacher could be asked for {self._patience_s:g} s: {gates[0].parked}")
+        reasons = dict.fromkeys(f"engine {gate.name}: {gate.parked}" for gate in gates)
+        raise Broken(f"no teacher could be asked for {self._patience_s:g} s: {'; '.join(reasons)}")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import structlog
 
 from agents.engines.base import together
-from agents.errors import Broken, EngineError, Quarantined, Withheld
+from agents.errors import Broken, BudgetSpent, EngineError, Quarantined, Withheld
 from agents.ledger import Ledger, Terms
 from agents.roster import Roster
 from agents.teacher import Teacher
@@ -170,24 +170,28 @@ class Solver:
         )
 
     async def _concluded(self, tree: Tree, node: Node, text: str, ledger: Ledger) -> tuple[str, Usage] | None:
-        """The conclusion; None after a failure, which is recorded. Raises `Broken` when nobody can write it."""
-        while True:
-            teacher = self._concluding(node.step.author)
-            asked = teacher.conclude(ledger, tree.question, text=text)
-            try:
-                return await self._or_failure(asked, f"teacher {teacher.name}", tree.question, node.id)
-            except Broken:
-                if self.roster.gone or not teacher.model.gate.gone:
-                    raise
+        """The conclusion; None after a failure, which is recorded. Raises `Broken` and `Withheld` when nobody can write it.
 
-    def _concluding(self, author: str) -> Teacher:
-        """Who writes the answer: the author of the last step, or, while it is parked or gone, the first teacher that is not."""
+        The author of the last step writes it, or, while it is parked or gone or has left, the first teacher that is not.
+        """
 
         def reluctance(teacher: Teacher) -> tuple[bool, bool, bool]:
             gate = teacher.model.gate
-            return bool(gate.gone), bool(gate.parked), teacher.name != author
+            return bool(gate.gone), bool(gate.parked), teacher.name != node.step.author
 
-        return min(self.roster.teachers, key=reluctance)
+        teachers = list(self.roster.teachers)
+        while True:
+            teachers.remove(teacher := min(teachers, key=reluctance))
+            where, asked = f"teacher {teacher.name}", teacher.conclude(ledger, tree.question, text=text)
+            try:
+                return await self._or_failure(asked, where, tree.question, node.id)
+            except Broken:
+                if not teachers or not teacher.model.gate.gone:
+                    raise
+            except BudgetSpent as spent:
+                if not teachers or spent.agent != teacher.name or not teacher.leaves_when_spent:
+                    raise
+                await self._record_failure(spent, where, tree.question, node.id)
 
     async def _settle(self, tree: Tree, trajectories: Sequence[Trajectory]) -> QuestionState:
         verdicts = [sift(tree.question, trajectory) for trajectory in trajectories]

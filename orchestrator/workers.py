@@ -3,7 +3,7 @@
     consumes     pending questions of the store
     produces     settled ones (`solve.py`)
     waits for    engines to open, then for each question's calls
-    unblocked by the end of the questions, a drain, a spent budget
+    unblocked by the end of the questions, a drain, a spent budget, a replay without a row
 
 Invariant: what is not settled is pending in the store, so that the same command goes on. Not covered: one question (`solve.py`).
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from agents import prompts
 from agents.budget import Budget
-from agents.errors import BudgetSpent
+from agents.errors import BudgetSpent, Withheld
 from agents.ledger import Terms
 from agents.roster import Roster, open_roster
 from agents.shared_ledger import open_shared_ledger
@@ -48,10 +48,10 @@ class Search:
     _done: int = 0
     _total: int = 0
     _started: int = 0
-    _spent: BudgetSpent | None = None
+    _withheld: Withheld | None = None
 
     async def run(self) -> None:
-        """Settle what is not settled. Raises `BudgetSpent`, which says what is left."""
+        """Settle what is not settled. Raises `BudgetSpent`, which says what is left, and `MissingCall`."""
         counts = await self.store.counts()
         self._total = sum(counts.get(f"questions.{state}", 0) for state in ("pending", "leased", "solved", "unsolved"))
         self._done = counts.get("questions.solved", 0) + counts.get("questions.unsolved", 0)
@@ -66,13 +66,16 @@ class Search:
                 roster=roster,
                 store=self.store,
                 terms=terms,
-                draining=lambda: bool(self.draining() or self._spent),
+                draining=lambda: bool(self.draining() or self._withheld),
                 progress=self.progress,
             )
             await self._work(solver)
-        if self._spent:
-            left = f"{self._total - self._done} of {self._total} questions are left"
-            raise BudgetSpent(f"{self._spent}; {left}: with more, the same command goes on", self._spent.agent)
+            if isinstance(spent := self._withheld, BudgetSpent) and terms.budget:
+                left = f"{self._total - self._done} of {self._total} questions are left"
+                told = f"{terms.budget.told(spent.agent)}; {left}: with more, the same command goes on"
+                self._withheld = BudgetSpent(told, spent.agent)
+        if self._withheld:
+            raise self._withheld
 
     async def _work(self, solver: Solver) -> None:
         async with asyncio.TaskGroup() as group:
@@ -91,8 +94,8 @@ class Search:
                 await solver.solve(question)
             except Drained:
                 return
-            except BudgetSpent as spent:
-                self._spent = spent
+            except Withheld as withheld:
+                self._withheld = withheld
                 return
             self._done += 1
             self.progress.stage("search", self._done, self._total)
@@ -132,5 +135,7 @@ class Search:
         if config.ledger is None:
             yield terms
             return
-        async with open_shared_ledger(config.ledger.absolute(), replay=config.replay) as shared:
+        run = await self.store.run()
+        owner = content_id("owner", run and (run.id, run.started_at))  # a run with the same configuration is another one
+        async with open_shared_ledger(config.ledger.absolute(), owner=owner, replay=config.replay) as shared:
             yield replace(terms, shared=shared)

@@ -200,6 +200,10 @@ class Store:
         """Give up a claim, of `owner` or of anyone: the call was not made."""
         await self._write(lambda tx: writes.release_claim(tx, call_id, owner))
 
+    async def release_claims(self, owner: str) -> None:
+        """Give up all claims of `owner`."""
+        await self._write(lambda tx: writes.release_claims(tx, owner))
+
     async def record_advance(self, advance: Advance) -> None:
         """Keep the new nodes, move known ones forward, set the expanded ones to KEPT."""
         columns = _nodes(advance)

@@ -47,8 +47,10 @@ _NEW_CLAIM, _claim, _call = _new(tables.ClaimRow), table(tables.ClaimRow), table
 _CALL = select(_call).where(_call.c.id == bindparam("key"))
 _CLAIM = select(_claim).where(_claim.c.id == bindparam("key"))
 _DROP_CLAIM = delete(_claim).where(
-    _claim.c.id == bindparam("key"), or_(bindparam("owner") == None, _claim.c.owner == bindparam("owner"))  # noqa: E711 - SQL
+    _claim.c.id == bindparam("key"),
+    or_(bindparam("owner") == None, _claim.c.owner == bindparam("owner")),  # noqa: E711 - SQL
 )
+_DROP_CLAIMS = delete(_claim).where(_claim.c.owner == bindparam("owner"))
 _DROP_EXPIRED_CLAIM = delete(_claim).where(_claim.c.id == bindparam("key"), _claim.c.expires_at <= bindparam("now"))
 _RENEW_CLAIMS = update(_claim).values(expires_at=bindparam("until")).where(_claim.c.owner == bindparam("owner"))
 _NEW_REPORT, _NEW_METRICS = _new(tables.ReportRow), _new(tables.MetricsRow)
@@ -220,6 +222,11 @@ def renew_claims(tx: Transaction, owner: str, lease_s: float) -> None:
 def release_claim(tx: Transaction, key: str, owner: str | None) -> None:
     """Give up a claim of `owner` (None: whoever has it): the call was not made."""
     tx.change(_DROP_CLAIM, {"key": key, "owner": owner})
+
+
+def release_claims(tx: Transaction, owner: str) -> None:
+    """Give up all claims of `owner`."""
+    tx.change(_DROP_CLAIMS, {"owner": owner})
 
 
 def record_advance(tx: Transaction, question: str, rows: Iterable[Columns], expanded: Sequence[str]) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from configs.load import recipes
+from configs.schema import RunConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,3 +41,11 @@ def test_the_folders_and_files_it_names_exist() -> None:
     told = set(re.findall(r"\b((?:agents|configs|orchestrator|store|trainers|tests|benchmarks)/[\w./-]*)", readme()))
     assert {f"{name}/" for name in ("agents", "configs", "orchestrator", "store", "trainers", "tests", "benchmarks")} <= told
     assert not [path for path in told if not (ROOT / path.rstrip(".")).exists()]
+
+
+def test_its_configurations_are_accepted() -> None:
+    least = {"name": "walk", "questions": [{"kind": "word_problems", "count": 1}]}
+    blocks = re.findall(r"```yaml\n(.*?)```", readme(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        RunConfig.model_validate(least | yaml.safe_load(block))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import json
 import time
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from stub_server import Json, StubServer, says, serving
 from three_teachers import (
     NAMES,
     PARK_S,
     Dump,
     Stage,
+    Watching,
     authors,
+    concludes,
     configured,
     down,
     dumped,
@@ -24,14 +28,20 @@ from three_teachers import (
     nothing_vanished,
     question,
     settled,
+    slow_by,
 )
 
 from agents.breaker import FALLS
-from agents.engines.base import Prompt
-from agents.errors import Broken, Quarantined, Retryable, Terminal
-from agents.limits import SAME
+from agents.engines.base import Message, Prompt, together
+from agents.engines.scripted import ScriptedEngine
+from agents.errors import Broken, Parked, Quarantined, Retryable, Terminal
+from agents.limits import SAME, Gate
+from configs.engines import EngineLimits
+from configs.engines import ScriptedEngine as Scripted
 from configs.schema import RunConfig
-from store.reasoning import THINK_CLOSE
+from orchestrator.daemon import Draining
+from orchestrator.folder import Folder
+from orchestrator.run import run
 from store.store import open_store
 
 
@@ -151,6 +161,35 @@ def test_when_patience_ends_the_run_ends_with_one_error_and_the_question_waits_f
     asyncio.run(work())
 
 
+def test_patience_ends_although_there_is_always_somebody_to_look_at(tmp_path: Path) -> None:
+    async def work() -> None:
+        stage = Stage()
+        stage.all_meet(down, *NAMES)
+        for name, seconds in zip(NAMES, (0.05, PARK_S, 3 * PARK_S), strict=True):
+            await fail_until_parked(stage.models[name].gate)
+            slow_by(stage, name, seconds)
+        async with stage.life(tmp_path / "run.db", configured(patience_s=2.0)) as life:
+            with pytest.raises(
+                Broken, match="no teacher could be asked for 2 s: engine far-ann: connection refused; "
+            ):
+                await asyncio.wait_for(life.solve(), 10)
+
+    asyncio.run(work())
+
+
+def test_within_its_grace_a_teacher_that_is_down_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None:
+    async def work() -> None:
+        stage, config = Stage(), configured(grace_s=30.0)
+        stage.all_meet(down, "cy")
+        async with stage.life(tmp_path / "run.db", config, 3) as life, asyncio.TaskGroup() as group:
+            group.create_task(life.solve(at_once=3))
+            await stage.until_parked("cy")
+            stage.all_meet(None, "cy")
+        assert await dumped(tmp_path / "run.db") == await undisturbed(tmp_path / "whole.db", config, 3)
+
+    asyncio.run(work())
+
+
 def test_while_one_is_parked_and_the_others_cannot_nobody_is_asked_again_and_again(tmp_path: Path) -> None:
     """Two teachers refuse this question for good; the third is down, and may know it."""
 
@@ -158,7 +197,7 @@ def test_while_one_is_parked_and_the_others_cannot_nobody_is_asked_again_and_aga
         stage, path = Stage(), tmp_path / "run.db"
         stage.all_meet(lambda _: Terminal("too long for me"), "ann", "bob")
         stage.all_meet(down, "cy")
-        await fail_until_parked(stage.models["cy"])
+        await fail_until_parked(stage.models["cy"].gate)
         async with stage.life(path, configured()) as life, asyncio.TaskGroup() as group:
             group.create_task(life.solve())
             await asyncio.sleep(3 * PARK_S)
@@ -172,169 +211,35 @@ def test_while_one_is_parked_and_the_others_cannot_nobody_is_asked_again_and_aga
     asyncio.run(work())
 
 
-# Quorum, deadlines
+def test_who_queues_behind_a_look_learns_at_once_that_it_failed_and_the_gate_sleeps_meanwhile() -> None:
+    num_looks_at_the_clock = num_sent = 0
 
+    def clock() -> float:
+        nonlocal num_looks_at_the_clock
+        num_looks_at_the_clock += 1
+        return time.monotonic()
 
-def slow_by(stage: Stage, name: str, seconds: float) -> None:
-    async def meanwhile() -> None:
-        await asyncio.sleep(seconds)
+    async def refused() -> None:
+        nonlocal num_sent, num_looks_at_the_clock
+        num_sent += 1
+        num_looks_at_the_clock = 0
+        await asyncio.sleep(0.5)
+        raise Retryable("connection refused")
 
-    stage.engines[name].meanwhile = meanwhile
-
-
-def always_late(stage: Stage, name: str) -> None:
-    """It answers only when the prover scores what the others have proposed: when the step is decided."""
-
-    async def meanwhile() -> None:
-        before = stage.sent("prover")
-        while stage.sent("prover") == before:
-            await asyncio.sleep(0.001)
-
-    stage.engines[name].meanwhile = meanwhile
-
-
-@pytest.mark.parametrize("good", [True, False], ids=["the best", "the worst"])
-def test_a_late_proposal_enters_the_next_prune_and_nothing_vanishes(tmp_path: Path, good: bool) -> None:
-    async def work() -> None:
-        skills = {"ann": 1.0 - good, "bob": 1.0 - good, "cy": float(good)}
-        stage, path = Stage(steps=5, skills=skills), tmp_path / "run.db"
-        always_late(stage, "cy")
-        async with stage.life(path, configured(beam=1, quorum=2), 3) as life:
-            await life.solve()
-        dump = await dumped(path)
-        assert settled(dump)
-        nothing_vanished(dump)
-        states = {row["id"]: row["state"] for row in dump["node"]}
-        late = stage.watching.late
-        assert len(late) == len(set(late)) >= 3 * 2
-        assert {row["author"] for row in dump["node"] if row["id"] in late} == {"cy"}
-        ended = {states[id] for id in late}
-        assert (ended & {"kept", "finished"}) if good else ({"pruned"} <= ended <= {"pruned", "late"})
-        assert set(kinds(dump, "teacher cy")) <= {"Late"}
-
-    asyncio.run(work())
-
-
-def test_what_is_still_out_when_its_question_ends_is_a_failure_of_its_own_kind_and_is_not_waited_for(tmp_path: Path) -> None:
-    async def work() -> None:
-        stage, path = Stage(), tmp_path / "run.db"
-        slow_by(stage, "cy", 3600)
-        began = time.monotonic()
-        async with stage.life(path, configured(quorum=2), 2) as life:
-            await life.solve()
-        assert time.monotonic() - began < 10
-        dump = await dumped(path)
-        assert settled(dump)
-        assert authors(dump) == {"ann", "bob"}
-        assert set(kinds(dump, "teacher cy")) == {"Late"}
-        nothing_vanished(dump)
-        assert {row["agent"] for row in dump["call"]} == {"ann", "bob", "prover"}
-
-    asyncio.run(work())
-
-
-def test_with_a_quorum_a_slow_teacher_costs_no_time(tmp_path: Path) -> None:
-    async def seconds(quorum: int | None) -> float:
-        stage = Stage()
-        slow_by(stage, "cy", 0.5)
-        began = time.monotonic()
-        async with stage.life(tmp_path / f"{quorum}.db", configured(quorum=quorum)) as life:
-            await life.solve()
-        assert settled(await dumped(tmp_path / f"{quorum}.db"))
-        return time.monotonic() - began
+    async def asked(gate: Gate) -> float:
+        with pytest.raises(Parked):
+            await gate.ask(refused)
+        return time.monotonic()
 
     async def work() -> None:
-        waiting = await seconds(None)
-        assert waiting > 3 * 0.5
-        assert await seconds(2) < waiting / 3
-
-    asyncio.run(work())
-
-
-def test_a_quorum_is_of_those_who_answer_a_failure_is_not_waited_for(tmp_path: Path) -> None:
-    async def work() -> None:
-        stage, path = Stage(), tmp_path / "run.db"
-        stage.all_meet(lambda _: Terminal("no"), "ann")
-        slow_by(stage, "cy", 0.1)
-        async with stage.life(path, configured(quorum=2)) as life:
-            await life.solve()
-        dump = await dumped(path)
-        nothing_vanished(dump)
-        assert authors(dump) == {"bob", "cy"}
-        assert kinds(dump, "teacher cy") == Counter(), "bob alone is no quorum"
-
-    asyncio.run(work())
-
-
-def test_a_deadline_decides_a_step_with_what_is_there(tmp_path: Path) -> None:
-    async def work() -> None:
-        stage, path = Stage(), tmp_path / "run.db"
-        slow_by(stage, "cy", 3600)
-        began = time.monotonic()
-        async with stage.life(path, configured(step_deadline_s=0.2)) as life:
-            await life.solve()
-        assert 3 * 0.2 < time.monotonic() - began < 10
-        dump = await dumped(path)
-        assert authors(dump) == {"ann", "bob"}
-        assert set(kinds(dump, "teacher cy")) == {"Late"}
-        nothing_vanished(dump)
-
-    asyncio.run(work())
-
-
-def test_a_deadline_waits_for_the_first_proposal_however_long_it_takes(tmp_path: Path) -> None:
-    async def work() -> None:
-        stage, path = Stage(), tmp_path / "run.db"
-        for name, seconds in (("ann", 0.3), ("bob", 3600), ("cy", 3600)):
-            slow_by(stage, name, seconds)
-        async with stage.life(path, configured(step_deadline_s=0.05)) as life:
-            await life.solve()
-        dump = await dumped(path)
-        assert authors(dump) == {"ann"}
-        assert dump["trajectory"]
-        nothing_vanished(dump)
-
-    asyncio.run(work())
-
-
-def test_after_a_cut_with_late_nodes_in_the_tree_the_second_life_ends_well_and_no_node_is_doubled(tmp_path: Path) -> None:
-    """The power is cut at each scoring in turn: between late nodes and the prune that they wait for, too."""
-
-    async def half(number: int, path: Path, config: RunConfig) -> Dump | None:
-        """What is there after the cut; None when the question came to its end before it."""
-        stage = Stage(steps=4)
-        always_late(stage, "cy")
-
-        def cut(_: Prompt) -> Broken | None:
-            return Broken("the power was cut") if stage.sent("prover") >= number else None
-
-        stage.all_meet(cut, "prover")
-        async with stage.life(path, config) as life:
-            try:
-                await life.solve()
-            except Broken:
-                return await dumped(path)
-        return None
-
-    async def work() -> None:
-        config, cuts_with_late_nodes = configured(quorum=2), 0
-        for number in itertools.count(1):
-            path = tmp_path / f"{number}.db"
-            if not (before := await half(number, path, config)):
-                break
-            late = {row["id"] for row in before["node"] if row["state"] == "late"}
-            cuts_with_late_nodes += bool(late)
-            async with Stage(steps=4).life(path, config) as life:
-                await life.solve()
-            after = await dumped(path)
-            assert settled(after)
-            assert {row["id"] for row in before["node"]} <= {row["id"] for row in after["node"]}
-            steps = [(row["parent"], row["author"], row["text"]) for row in after["node"]]
-            assert len(steps) == len(set(steps))
-            assert not late & {row["id"] for row in after["node"] if row["state"] in {"late", "open"}}, "they were in a prune"
-            ranked = [row["id"] for row in after["trajectory"]]
-            assert len(ranked) == len(set(ranked)) > 0
-        assert cuts_with_late_nodes >= 5
+        gate = Gate(EngineLimits(park_s=0.05, tokens_per_minute=60_000), adaptive=True, clock=clock)
+        await fail_until_parked(gate, tokens=500)  # the next one is due half a second after the last, and may be a look earlier
+        await gate.available()
+        before = num_sent
+        first, second = await together([asked(gate), asked(gate)])
+        assert num_sent == before + 1
+        assert abs(first - second) < 0.2
+        assert num_looks_at_the_clock < 30
 
     asyncio.run(work())
 
@@ -387,14 +292,10 @@ def test_two_teachers_gone_and_the_third_that_cannot_end_a_question_without_an_e
     asyncio.run(work())
 
 
-def concludes(prompt: Prompt) -> bool:
-    return THINK_CLOSE in prompt.prefix
-
-
 async def answered_by(stage: Stage, path: Path) -> Dump:
     """A question of one step, whose best is cy's, and its answer."""
     async with stage.life(path, configured(beam=1)) as life:
-        await asyncio.wait_for(life.solve(), 20)
+        await asyncio.wait_for(life.solve(), 10)
     dump = await dumped(path)
     assert [row["author"] for row in dump["node"] if row["state"] == "finished"] == ["cy"]
     assert [row["state"] for row in dump["question"]] == ["solved"]
@@ -408,14 +309,25 @@ def test_while_the_author_of_the_last_step_is_parked_another_teacher_writes_the_
     async def work() -> None:
         stage = Stage(**ONE_STEP)
 
-        async def meanwhile() -> None:  # cy's engine goes down while its step is scored
+        async def meanwhile(_: Prompt) -> None:  # cy's engine goes down while its step is scored
             if not stage.models["cy"].gate.parked:
-                await fail_until_parked(stage.models["cy"])
+                await fail_until_parked(stage.models["cy"].gate)
 
         stage.engines["prover"].meanwhile = meanwhile
         dump = await answered_by(stage, tmp_path / "run.db")
         assert [row["agent"] for row in dump["call"] if row["purpose"] == "answer"] == ["ann"]
         assert dump["failure"] == []
+
+    asyncio.run(work())
+
+
+@pytest.mark.xfail(strict=True, reason="Teacher.conclude waits for a parked engine, whoever else could write the answer")
+def test_when_its_engine_goes_down_while_it_writes_the_answer_another_teacher_writes_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        stage = Stage(**ONE_STEP)
+        stage.all_meet(lambda prompt: down(prompt) if concludes(prompt) else None, "cy")
+        dump = await answered_by(stage, tmp_path / "run.db")
+        assert [row["agent"] for row in dump["call"] if row["purpose"] == "answer"] == ["ann"]
 
     asyncio.run(work())
 
@@ -465,3 +377,135 @@ def test_a_request_that_alone_fails_in_the_same_way_is_quarantined_and_not_asked
         assert row in second["failure"]
 
     asyncio.run(work())
+
+
+# Whole runs, over HTTP
+
+
+class Reasoner:
+    """A server's behaviour: it reasons as the scripted engine does, after `pause_s`."""
+
+    def __init__(self, seed: int) -> None:
+        self.engine = ScriptedEngine(Scripted(kind="scripted", seed=seed))
+        self.pause_s = 0.0
+
+    async def __call__(self, server: StubServer, request: web.Request, body: Json) -> web.StreamResponse:
+        await asyncio.sleep(self.pause_s)
+        turns = [Message(role=turn["role"], content=turn["content"]) for turn in body["messages"]]
+        prefix = turns.pop().content if turns[-1].role == "assistant" else ""
+        sampling = {name: body[name] for name in ("max_tokens", "temperature", "seed")}
+        (completion,) = await self.engine.generate(Prompt(messages=tuple(turns), prefix=prefix), **sampling)
+        finish = "length" if completion.finish == "length" else "stop"
+        if body.get("stream"):
+            return await says(completion.text, finish=finish)(server, request, body)
+        message = {"role": "assistant", "content": completion.text}
+        usage = {"prompt_tokens": completion.usage.prompt, "completion_tokens": completion.usage.completion}
+        return web.json_response({"choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage})
+
+
+def over_http(folder: Path, servers: Sequence[StubServer], count: int, **limits: Any) -> RunConfig:
+    """A run of three teachers at these servers, with a prover of its own process."""
+    far = {name: {"kind": "openai", "url": server.url, "model": "stub"} for name, server in zip(NAMES, servers, strict=True)}
+    lines = [json.dumps({"question": question(number).text, "answer": question(number).answer}) for number in range(count)]
+    (folder / "questions.jsonl").write_text("\n".join(lines))
+    return RunConfig.model_validate(
+        {
+            "name": "degrading",
+            "questions": [{"kind": "file", "path": str(folder / "questions.jsonl")}],
+            "engines": {
+                **{name: {**engine, "limits": {"park_s": PARK_S}} for name, engine in far.items()},
+                "near": {"kind": "scripted"},
+            },
+            "teachers": [{"name": name, "engine": name} for name in NAMES],
+            "prover": {"engine": "near"},
+            "search": {"beam": 2},
+            "limits": {"questions": 4, "grace_s": 0.0, "patience_s": 60.0, **limits},
+        }
+    )
+
+
+async def life_of(config: RunConfig, folder: Path) -> tuple[Dump, list[str]]:
+    """What is in the store after `peripatos run`, and what it told."""
+    watching = Watching()
+    await run(config, Folder(folder), watching, Draining())
+    return await dumped(Folder(folder).database), watching.told
+
+
+def test_a_run_survives_one_of_three_servers_and_takes_it_back(tmp_path: Path) -> None:
+    reasoners = [Reasoner(seed) for seed in range(3)]
+
+    async def stop_and_start(ann: StubServer, cy: StubServer) -> None:
+        for reasoner in reasoners:
+            reasoner.pause_s = 0.02
+        await met(cy, len(cy.bodies) + 20)
+        await cy.stop()
+        await met(ann, len(ann.bodies) + 40)
+        await cy.start()
+        reasoners[0].pause_s = 0.1  # the others take their time until it is back
+        await met(cy, len(cy.bodies) + 20)
+        reasoners[0].pause_s = 0.0
+
+    async def work() -> None:
+        async with serving(reasoners[0]) as ann, serving(reasoners[1]) as bob, serving(reasoners[2]) as cy:
+            config = over_http(tmp_path, (ann, bob, cy), 60)
+            async with asyncio.TaskGroup() as group:
+                living = group.create_task(life_of(config, tmp_path / "run"))
+                group.create_task(stop_and_start(ann, cy))
+            dump, told = living.result()
+        assert settled(dump)
+        nothing_vanished(dump)
+        assert [row["state"] for row in dump["run"]] == ["finished"]
+        assert {row["where"] for row in dump["failure"]} == {"teacher cy"}
+        assert set(kinds(dump, "teacher cy")) <= {"Parked", "Retryable"}
+        assert [line for line in told if line.startswith("engine cy is parked")]
+        assert [line for line in told if line.startswith("engine cy answers again")]
+
+    asyncio.run(work())
+
+
+async def met(server: StubServer, num: int) -> None:
+    """Until the server has been asked so often."""
+    async with asyncio.timeout(60):
+        while len(server.bodies) < num:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+
+
+def test_a_run_without_any_server_left_ends_with_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    reasoners = [Reasoner(seed) for seed in range(3)]
+
+    async def stop(servers: Sequence[StubServer]) -> None:
+        for reasoner in reasoners:
+            reasoner.pause_s = 0.02
+        await met(servers[0], len(servers[0].bodies) + 40)
+        for server in servers:
+            await server.stop()
+
+    async def work() -> None:
+        async with serving(reasoners[0]) as ann, serving(reasoners[1]) as bob, serving(reasoners[2]) as cy:
+            config = over_http(tmp_path, servers := (ann, bob, cy), 30, patience_s=1.0)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(stop(servers))
+                with pytest.raises(ExceptionGroup) as raised:
+                    await life_of(config, tmp_path / "run")
+            lines = {str(leaf) for leaf in leaves(raised.value)}
+            assert {type(leaf) for leaf in leaves(raised.value)} == {Broken}
+            assert len(lines) == 1
+            assert all(" 1 s" in line and "Cannot connect to host" in line and "\n" not in line for line in lines), lines
+            dump = await dumped(tmp_path / "run" / "peripatos.db")
+            assert {row["state"] for row in dump["question"]} >= {"pending"}
+            assert not [row for row in dump["question"] if "every call failed" in row["reason"] or row["state"] == "leased"]
+            assert [row["state"] for row in dump["run"]] == ["interrupted"]
+            for server in servers:
+                await server.start()
+            dump, _ = await life_of(config, tmp_path / "run")
+            assert settled(dump)
+            nothing_vanished(dump)
+            assert [row["state"] for row in dump["run"]] == ["finished"]
+
+    asyncio.run(work())
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]

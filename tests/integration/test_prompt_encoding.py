@@ -108,7 +108,6 @@ WORDS = [
     "#",
     "One and one",
     "assistant",
-    "user",
     "é",
     "É",
     "😀",

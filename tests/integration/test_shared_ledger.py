@@ -45,7 +45,7 @@ def engine(latency_s: float = 0.0, *errors: EngineError) -> CountingEngine:
 @asynccontextmanager
 async def a_run(folder: Path, name: str, *, claim_s: float = 30.0, replay: bool = False) -> AsyncIterator[tuple[Store, Terms]]:
     """A run's own store, and its terms with the ledger that all runs in `folder` share."""
-    sharing = open_shared_ledger(folder / "ledger.db", replay=replay, claim_s=claim_s)
+    sharing = open_shared_ledger(folder / "ledger.db", owner=name, replay=replay, claim_s=claim_s)
     async with open_store(folder / f"{name}.db") as store, sharing as shared:
         yield store, Terms(keep=store, shared=shared, replay=replay)
 
@@ -215,6 +215,23 @@ ASK_ONE = """if True:
 
 
 @pytest.mark.chaos
+def test_a_killed_run_that_is_resumed_does_not_wait_for_its_own_claims_nor_keep_them(tmp_path: Path) -> None:
+    made, others = engine(), engine()
+
+    async def work() -> None:
+        async with a_run(tmp_path, "one") as (_, resumed), a_run(tmp_path, "two") as (_, terms):
+            await ask(terms, others)
+            await ask(resumed, made, "13")
+
+    with started(ASK_ONE, str(tmp_path), "3600") as run:
+        assert run.stdout and run.stdout.readline() == "asked\n"
+        run.kill()
+        run.wait()
+    in_time(work(), 10)
+    assert others.asked == made.asked == ["score"]
+
+
+@pytest.mark.chaos
 def test_a_living_run_keeps_what_it_asks_for_and_a_killed_one_holds_others_back_for_as_long_as_a_claim_lasts(
     tmp_path: Path,
 ) -> None:
@@ -243,8 +260,8 @@ def test_a_run_that_was_asleep_for_too_long_does_not_give_up_the_claim_of_the_on
     path = tmp_path / "ledger.db"
 
     async def work() -> None:
-        first, second, third = asleep(path), open_shared_ledger(path, replay=False), open_shared_ledger(path, replay=False)
-        async with first as one, second as two, third as three:
+        others = [open_shared_ledger(path, owner=owner, replay=False) for owner in ("two", "three")]
+        async with asleep(path) as one, others[0] as two, others[1] as three:
             assert await one.claim("key") is None
             await asyncio.sleep(0.05)
             assert await two.claim("key") is None, "the claim has ended"

@@ -24,6 +24,7 @@ from configs.engines import ScriptedEngine as Config
 from configs.schema import RunConfig
 from orchestrator.progress import Lines
 from orchestrator.solve import Solver
+from store.reasoning import THINK_CLOSE
 from store.store import Store, open_store
 from store.types import Advance, Question, content_id
 
@@ -37,13 +38,18 @@ def down(_: Prompt) -> EngineError:
     return Retryable("connection refused")
 
 
+def concludes(prompt: Prompt) -> bool:
+    """Whether it asks for the final answer, or for its score."""
+    return THINK_CLOSE in prompt.prefix
+
+
 class TroubledEngine(CountingEngine):
     """`trouble` says what a prompt meets, None: nothing; `meanwhile` is awaited before a call is looked at."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.trouble: Trouble | None = None
-        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        self.meanwhile: Callable[[Prompt], Awaitable[None]] | None = None
         self.prompts: list[Prompt] = []
 
     async def generate(self, prompt: Prompt, **sampling: Any) -> list[Completion]:
@@ -57,7 +63,7 @@ class TroubledEngine(CountingEngine):
     async def _meet(self, prompt: Prompt) -> None:
         self.prompts.append(prompt)
         if self.meanwhile:
-            await self.meanwhile()
+            await self.meanwhile(prompt)
         if self.trouble and (error := self.trouble(prompt)):
             raise error
 
@@ -86,6 +92,7 @@ class Stage:
             for seed, name in enumerate((*NAMES, "prover"))
         }
         self.tries = tries
+        self.draining = False
         self.open_gates()
 
     def open_gates(self) -> None:
@@ -113,7 +120,7 @@ class Stage:
 
     async def until_parked(self, *names: str) -> None:
         async with asyncio.timeout(10):
-            while not all(self.models[name].gate.parked for name in names):
+            while not all(self.models[name].gate.parked for name in names):  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.01)
 
     def solver(self, store: Store, config: RunConfig) -> Solver:
@@ -130,14 +137,14 @@ class Stage:
         )
         prover = Prover(config=config.prover, model=self.models["prover"], asking=config.asking)
         roster = Roster(models={model.name: model for model in self.models.values()}, teachers=teachers, prover=prover)
-        terms = Terms(keep=store, patience_s=config.limits.patience_s)
+        terms = Terms(keep=store, patience_s=config.limits.patience_s, grace_s=config.limits.grace_s)
         return Solver(
             run="run",
             config=config,
             roster=roster,
             store=store,
             terms=terms,
-            draining=lambda: False,
+            draining=lambda: self.draining,
             progress=self.watching,
         )
 
@@ -168,7 +175,7 @@ class Life:
         await together([work() for _ in range(at_once)])
 
 
-def configured(*, beam: int = 2, patience_s: float = 60.0, **search: Any) -> RunConfig:
+def configured(*, beam: int = 2, patience_s: float = 60.0, grace_s: float = 0.0, **search: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": "degrading",
@@ -177,7 +184,7 @@ def configured(*, beam: int = 2, patience_s: float = 60.0, **search: Any) -> Run
             "teachers": [{"name": name, "engine": "scripted"} for name in NAMES],
             "prover": {"engine": "scripted"},
             "search": {"beam": beam, **search},
-            "limits": {"patience_s": patience_s},
+            "limits": {"patience_s": patience_s, "grace_s": grace_s},
         }
     )
 
@@ -192,15 +199,15 @@ def question(number: int) -> Question:
 async def dumped(path: Path) -> Dump:
     """What is in the store, without events; its counts are what its rows say."""
     async with open_store(path, create=False, read_only=True) as store:
-        dump, counts = await store.dump(), await store.counts()
+        dump = await store.dump()
     told = Counter(f"questions.{row['state']}" for row in dump["question"])
     told.update(f"nodes.{row['state']}" for row in dump["node"])
     told.update(f"failures.{row['where']}" for row in dump["failure"])
     told.update(f"calls.{row['purpose']}" for row in dump["call"])
     told.update(f"trajectories.{row['outcome']}" for row in dump["verdict"])
-    kinds = {name.partition(".")[0] for name in told}
-    assert +told == +Counter({name: count for name, count in counts.items() if name.partition(".")[0] in kinds and name in told})
-    assert not [name for name in counts if counts[name] and name.startswith(("nodes.", "failures.")) and name not in told]
+    counted = ("questions.", "nodes.", "failures.", "trajectories.", "calls.")
+    counts = {row["name"]: row["value"] for row in dump["count"] if row["name"].startswith(counted)}
+    assert told == +Counter(counts)
     return {name: rows for name, rows in dump.items() if name not in {"event", "count"}}
 
 
@@ -217,6 +224,13 @@ def authors(dump: Dump) -> set[str]:
     return {author for row in dump["node"] for author in json.loads(row["authors"])}
 
 
+def slow_by(stage: Stage, name: str, seconds: float) -> None:
+    async def meanwhile(_: Prompt) -> None:
+        await asyncio.sleep(seconds)
+
+    stage.engines[name].meanwhile = meanwhile
+
+
 def nothing_vanished(dump: Dump) -> None:
     """Every teacher was asked about every beam that was expanded, and what came of it is a node or a failure, once."""
     for question in dump["question"]:
@@ -230,7 +244,7 @@ def nothing_vanished(dump: Dump) -> None:
         assert ended == Counter((beam, teacher) for beam in expanded for teacher in NAMES)
 
 
-async def fail_until_parked(model: Model) -> None:
+async def fail_until_parked(gate: Gate, tokens: int = 0) -> None:
     """Requests of somebody else, all of which fail."""
 
     async def refused() -> None:
@@ -238,9 +252,9 @@ async def fail_until_parked(model: Model) -> None:
 
     async def asked() -> None:
         try:
-            await model.gate.ask(refused)
+            await gate.ask(refused, tokens=tokens)
         except EngineError:
             return
 
     await together([asked() for _ in range(8)])
-    assert model.gate.parked
+    assert gate.parked
