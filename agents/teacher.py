@@ -54,13 +54,17 @@ class Teacher:
         found = [(step_of(c, index=len(steps) + 1, author=self.name), c.usage) for c in completions]
         return [Candidate(parent=parent, step=step, usage=usage, authors=(self.name,)) for step, usage in found if step]
 
-    async def conclude(self, ledger: Ledger, question: Question, *, text: str) -> tuple[str, Usage]:
-        """What follows `</think>` for the closed reasoning `text`, the answer's lead included. Raises `EngineError`."""
+    async def conclude(self, ledger: Ledger, question: Question, *, text: str, waits: bool = True) -> tuple[str, Usage]:
+        """What follows `</think>` for the closed reasoning `text`, the answer's lead included.
+
+        Raises `EngineError`; `waits` while the engine is parked, or raises `Parked`.
+        """
         (completion,) = await ledger.generate(
             self.model,
             "answer",
             prompts.conclude(question, text, self.asking),
             agent=self.name,
+            waits=waits,
             n=1,
             max_tokens=self._search.max_answer_tokens,
             stop=("\n",) if self.asking.answer_prefix else (),

@@ -3,7 +3,8 @@
 1. A run of the recipe `servers` (`make servers` installs them) on 12 questions, on servers that this script starts and reaches
    through a relay, which notes every request in the order of arrival:
 
-   reached    share of prompt tokens served from the prefix cache, by the server's own counters (/metrics)
+   reached    share of prompt tokens served from the prefix cache, as the server itself counts them: vLLM under /metrics, SGLang
+              in its log (what it reports with an answer of several samples is only the last of their prompts, and looks better)
    possible   share that the tree makes possible: of each prompt, the longest beginning that it has in common with an earlier
               one, at most all that need not be computed in any case (the last token, or what is scored); `in blocks` rounds that
               down to the server's block. Prompts are counted as the servers count them: a request for n samples is n prompts in
@@ -11,14 +12,15 @@
    prover     its share of the summed seconds of all calls (the store's), and of the search's time: when some score was awaited,
               and when nothing else was
 
-   Target: reached / possible at least 0.9.
+   Target: reached / possible at least 0.9. vLLM keeps whole blocks only: of 128 tokens on a CPU, if `--block-size` does not say
+   otherwise, of 16 on a GPU.
 
 2. On the same servers, with room: 4 beams of about 1,500 tokens, known to the server; seconds to generate 16 candidates (2
    teachers, 2 samples), a step of 128 tokens each, and seconds to score them. Target: scoring under 5% of generating.
 
 Not counted as possible: requests on the chat route, a few when an engine is opened.
 
-    python benchmarks/prefix_cache.py [--runs 3] [--json FILE]
+    python benchmarks/prefix_cache.py [--block-size 32] [--runs 3 | 0: only the first part] [--json FILE]
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -60,16 +63,10 @@ from store.types import Question
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SERVERS = ("vllm", "sglang")
-MORE_ARGS = {
-    "vllm": ("--max-num-seqs", "32", "--max-num-batched-tokens", "65536"),
-    "sglang": ("--enable-metrics",),
-}
+WHOLE_PROMPTS = ("--max-num-seqs", "32", "--max-num-batched-tokens", "65536")
 """vLLM: no prompt is computed in two, of which 0.32 dies on a CPU ("CPU Generator does not use offset")."""
-COUNTERS = {
-    "vllm": ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"),
-    "sglang": ("sglang:prompt_tokens_total", "sglang:cached_tokens_total"),
-}
-"""Prompt tokens, and those of them that were cached."""
+VLLM_COUNTERS = ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total")
+SGLANG_PREFILL = re.compile(r"Prefill batch.*#new-token: (\d+), #cached-token: (\d+)")
 NUM_BEAMS, NUM_TEACHERS, NUM_SAMPLES = 4, 2, 2
 PREFIX_TOKENS, STEP_TOKENS = 1500, 128
 
@@ -173,21 +170,27 @@ def possible(requests: Sequence[Request], server: str, block: int) -> tuple[int,
 # The servers
 
 
-def engine_of(server: str, room: dict[str, str] | None = None) -> OpenAIEngine:
+def engine_of(server: str, block_size: int | None, room: dict[str, str] | None = None) -> OpenAIEngine:
     """The recipe's engine with its server; `room` replaces arguments."""
     engine = load("servers").engines[server]
     assert isinstance(engine, OpenAIEngine) and engine.server
     args = tuple((room or {}).get(each, each) for each in engine.server.args)
-    return engine.model_copy(update={"server": engine.server.model_copy(update={"args": (*args, *MORE_ARGS[server])})})
+    if server == "vllm":
+        args += (*WHOLE_PROMPTS, *(("--block-size", str(block_size)) if block_size else ()))
+    return engine.model_copy(update={"server": engine.server.model_copy(update={"args": args})})
 
 
-async def counted(server: str, url: str, session: aiohttp.ClientSession) -> tuple[float, float]:
+async def counted(server: str, url: str, session: aiohttp.ClientSession, scratch: Path) -> tuple[float, float]:
     """Prompt tokens so far, and those of them that came from the cache."""
+    if server == "sglang":
+        text = await asyncio.to_thread((scratch / "sglang.log").read_text, encoding="utf-8", errors="replace")
+        prefills = [(int(new), int(cached)) for new, cached in SGLANG_PREFILL.findall(text)]
+        return sum(new + cached for new, cached in prefills), sum(cached for _, cached in prefills)
     async with session.get(f"{url}/metrics") as response:
         lines = (await response.text()).splitlines()
     queries, hits = (
         sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
-        for name in COUNTERS[server]
+        for name in VLLM_COUNTERS
     )
     return queries, hits
 
@@ -205,7 +208,7 @@ async def block_of(server: str, url: str, session: aiohttp.ClientSession) -> int
 # Part 1
 
 
-async def one_run(scratch: Path) -> Json:
+async def one_run(scratch: Path, block_size: int | None) -> Json:
     """The recipe's run, on servers behind relays."""
     async with AsyncExitStack() as stack:
         timeout = aiohttp.ClientTimeout(total=None)
@@ -215,17 +218,17 @@ async def one_run(scratch: Path) -> Json:
         relays: dict[str, Relay] = {}
         engines: dict[str, OpenAIEngine] = {}
         for server in SERVERS:
-            started = await stack.enter_async_context(open_model(server, engine_of(server), outputs=scratch))
+            started = await stack.enter_async_context(open_model(server, engine_of(server, block_size), outputs=scratch))
             relay, address = await stack.enter_async_context(relayed(started.engine.capabilities.device, session))
             relays[server] = relay
             engines[server] = OpenAIEngine(kind="openai", url=address, model="smol", tokenizer=MODEL)
-        before = {server: await counted(server, relays[server].target, session) for server in SERVERS}
+        before = {server: await counted(server, relays[server].target, session, scratch) for server in SERVERS}
         config = load("servers").model_copy(update={"engines": engines, "run_dir": scratch / "run"})
         opening = Opening()
         calls = await _calls(config, opening)
         rows = []
         for server, relay in relays.items():
-            queries, hits = await counted(server, relay.target, session)
+            queries, hits = await counted(server, relay.target, session, scratch)
             block = await block_of(server, relay.target, session)
             total, most, in_blocks = possible(relay.requests, server, block)
             asked, reached = queries - before[server][0], hits - before[server][1]
@@ -248,7 +251,7 @@ async def one_run(scratch: Path) -> Json:
 
 async def _calls(config: RunConfig, opening: Opening) -> dict[str, list[float]]:
     """The run; the seconds of its calls by purpose."""
-    with held(config) as folder, logging_to(folder.log, "warning"):
+    with held(config) as folder:
         await run(config, folder, opening, Draining())
         found: dict[str, list[float]] = {}
         async with open_store(folder.database, create=False, read_only=True) as store:
@@ -334,20 +337,21 @@ async def one_step(engine: Engine, tokenizer: Any, asking: Asking, run_number: i
     return generated, scored, statistics.mean(completion.usage.completion for _, completion in candidates)
 
 
-async def steps_on(server: str, scratch: Path, num_runs: int) -> Json:
+async def steps_on(server: str, scratch: Path, num_runs: int, block_size: int | None) -> Json:
     """Medians on one server; the first run warms up."""
     tokenizer = AutoTokenizer.from_pretrained(resolve(MODEL).path)
-    config = engine_of(server, {"2048": "4096", "8192": "32768"})
+    config = engine_of(server, block_size, {"2048": "4096", "8192": "32768"})
     async with open_model(server, config, outputs=scratch) as model:
         found = [await one_step(model.engine, tokenizer, load("servers").asking, number) for number in range(num_runs + 1)]
     runs = [{"generate_s": g, "score_s": s, "tokens": t, "to_generate": s / g} for g, s, t in found[1:]]
     return {"server": server, "runs": runs, **{key: statistics.median(row[key] for row in runs) for key in runs[0]}}
 
 
-async def measure(num_runs: int, scratch: Path) -> Json:
+async def measure(num_runs: int, block_size: int | None, scratch: Path) -> Json:
     """Both parts."""
-    found = await one_run(scratch)
-    return {"device": device(), **found, "steps": [await steps_on(server, scratch, num_runs) for server in SERVERS]}
+    found = await one_run(scratch, block_size)
+    steps = [await steps_on(server, scratch, num_runs, block_size) for server in SERVERS if num_runs]
+    return {"device": device(), **found, "steps": steps}
 
 
 def show(found: Json) -> None:
@@ -366,6 +370,8 @@ def show(found: Json) -> None:
         end=" ",
     )
     print(f"of the time, and nothing but it in {prover['alone']:.1%}")
+    if not found["steps"]:
+        return
     num = NUM_BEAMS * NUM_TEACHERS * NUM_SAMPLES
     print(f"\n{num} candidates after prefixes of about {PREFIX_TOKENS} tokens, medians")
     print(f"{'server':8} {'tokens each':>11} {'generate s':>10} {'score s':>8} {'score/generate':>14}")
@@ -379,10 +385,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--block-size", type=int)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, logging_to(Path(scratch) / "log.jsonl", "warning"):
-        found = asyncio.run(measure(options.runs, Path(scratch)))
+        found = asyncio.run(measure(options.runs, options.block_size, Path(scratch)))
     show(found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))

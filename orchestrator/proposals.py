@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from agents.errors import Broken, BudgetSpent, EngineError, Late, Parked, Withheld
 from agents.ledger import Ledger
-from agents.limits import LOOK_S
+from agents.limits import LOOK_S, Gate
 from agents.roster import Roster
 from agents.teacher import Teacher
 from configs.schema import Search
@@ -95,7 +95,7 @@ class Proposals:
             if found or not parked:
                 return await self._taken(asked)
             until = min(until, time.monotonic() + self._patience_s)
-            await self._somebody([each.teacher for each in parked], until)
+            await somebody([each.teacher.model.gate for each in parked], until, self._patience_s)
             self._forget(parked)
             asked = [self._ask(tree, each.beam, each.teacher) if each in parked else each for each in asked]
 
@@ -187,12 +187,12 @@ class Proposals:
         kept = [(each, task) for each, task in zip(self._asked, self._tasks, strict=True) if each not in asked]
         self._asked, self._tasks = [each for each, _ in kept], [task for _, task in kept]
 
-    async def _somebody(self, teachers: Sequence[Teacher], until: float) -> None:
-        """Wait until one of `teachers` may be asked. Raises `Broken` when none answers in time."""
-        gates = [teacher.model.gate for teacher in teachers]
-        while time.monotonic() <= until or not all(gate.parked for gate in gates):
-            if any(gate.may_look or gate.gone for gate in gates):
-                return
-            await asyncio.sleep(LOOK_S)
-        reasons = dict.fromkeys(f"engine {gate.name}: {gate.parked}" for gate in gates)
-        raise Broken(f"no teacher could be asked for {self._patience_s:g} s: {'; '.join(reasons)}")
+
+async def somebody(gates: Sequence[Gate], until: float, patience_s: float) -> None:
+    """Wait until one of the teachers' engines may be asked. Raises `Broken` when none answers in time."""
+    while time.monotonic() <= until or not all(gate.parked for gate in gates):
+        if any(gate.may_look or gate.gone for gate in gates):
+            return
+        await asyncio.sleep(LOOK_S)
+    reasons = dict.fromkeys(f"engine {gate.name}: {gate.parked}" for gate in gates)
+    raise Broken(f"no teacher could be asked for {patience_s:g} s: {'; '.join(reasons)}")

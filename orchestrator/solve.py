@@ -11,6 +11,8 @@ Not covered: the search itself (`search.py`, pure) and which question comes next
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,14 +20,14 @@ from typing import Any, TypeVar
 import structlog
 
 from agents.engines.base import together
-from agents.errors import Broken, BudgetSpent, EngineError, Quarantined, Withheld
+from agents.errors import Broken, BudgetSpent, EngineError, Parked, Quarantined, Withheld
 from agents.ledger import Ledger, Terms
 from agents.roster import Roster
 from agents.teacher import Teacher
 from configs.schema import RunConfig
 from orchestrator.answers import extract
 from orchestrator.progress import Progress
-from orchestrator.proposals import proposing
+from orchestrator.proposals import proposing, somebody
 from orchestrator.routes import routes
 from orchestrator.search import Tree, advance, best, closing, frontier, latecomers, merged, plant
 from orchestrator.sift import sift
@@ -175,20 +177,23 @@ class Solver:
         The author of the last step writes it, or, while it is parked or gone or has left, the first teacher that is not.
         """
 
-        def reluctance(teacher: Teacher) -> tuple[bool, bool, bool]:
+        def reluctance(teacher: Teacher) -> tuple[bool, bool, bool, bool]:
             gate = teacher.model.gate
-            return bool(gate.gone), bool(gate.parked), teacher.name != node.step.author
+            return bool(gate.gone), not gate.may_look, bool(gate.parked), teacher.name != node.step.author
 
-        teachers = list(self.roster.teachers)
+        teachers, patience_s, until = list(self.roster.teachers), self.config.limits.patience_s, math.inf
         while True:
-            teachers.remove(teacher := min(teachers, key=reluctance))
-            where, asked = f"teacher {teacher.name}", teacher.conclude(ledger, tree.question, text=text)
+            teacher = min(teachers, key=reluctance)
+            where, asked = f"teacher {teacher.name}", teacher.conclude(ledger, tree.question, text=text, waits=False)
             try:
                 return await self._or_failure(asked, where, tree.question, node.id)
-            except Broken:
-                if not teachers or not teacher.model.gate.gone:
-                    raise
+            except (Broken, Parked):
+                if teacher.model.gate.gone and all(each.model.gate.gone for each in teachers):
+                    raise teacher.model.gate.gone from None
+                until = min(until, time.monotonic() + patience_s)
+                await somebody([each.model.gate for each in teachers], until, patience_s)
             except BudgetSpent as spent:
+                teachers.remove(teacher)
                 if not teachers or spent.agent != teacher.name or not teacher.leaves_when_spent:
                     raise
                 await self._record_failure(spent, where, tree.question, node.id)
@@ -216,7 +221,7 @@ class Solver:
         """The awaited value, or None after an engine's error, which then is a Failure row; `step` tells siblings apart."""
         try:
             return await asked
-        except (Broken, Withheld):
+        except (Broken, Parked, Withheld):
             raise
         except EngineError as error:
             await self._record_failure(error, where, question, beam, step)
@@ -265,4 +270,6 @@ def _outcome(tree: Tree, verdicts: Sequence[Verdict]) -> tuple[QuestionState, st
         return QuestionState.UNSOLVED, f"no trajectory accepted: {verdicts[0].reason}"
     if not tree.nodes:
         return QuestionState.UNSOLVED, "every call failed, or every step was empty"
+    if best(tree):
+        return QuestionState.UNSOLVED, "no answer could be written: its calls failed"
     return QuestionState.UNSOLVED, "no reasoning was closed within the budgets"

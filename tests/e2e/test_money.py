@@ -83,8 +83,10 @@ def test_a_cap_in_tokens_stops_the_run_and_with_a_higher_one_it_ends_as_if_there
 
     done = call("run", name, cwd=tmp_path)
     again = kept(tmp_path / RUN)
-    stopped(done, again, f"budget: {spent(first)} of {cap} tokens are spent")
-    assert rows(again) == rows(first)
+    stopped(done, again, f"budget: {spent(again)} of {cap} tokens are spent")
+    assert spent(first) <= spent(again) <= cap
+    if questions == 1:  # of several in flight, one may ask for less than the one that met the cap
+        assert rows(again) == rows(first)
 
     fine("run", name, "--set", MUCH, cwd=tmp_path)
     end = kept(tmp_path / RUN)

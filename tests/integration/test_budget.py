@@ -47,9 +47,6 @@ async def ticks(number: int) -> None:
         await asyncio.sleep(0)
 
 
-# Budget alone
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One call of a random interleaving: what it may take and takes, and when it begins, ends, and is cancelled."""
@@ -113,10 +110,12 @@ class Books:
             task.cancel()
 
         async with asyncio.TaskGroup() as group:
-            for each in calls:
-                task = group.create_task(self.call(each))
+            tasks = [group.create_task(self.call(each)) for each in calls]
+            for task, each in zip(tasks, calls, strict=True):
                 if each.cancelled is not None:
                     group.create_task(cancel(task, each.cancelled))
+            await ticks(500)
+            assert all(task.done() for task in tasks), "a call waits for ever"
 
 
 def cap(tokens: int | None, money: bool) -> Cap:

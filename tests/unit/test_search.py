@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.prover import predictive_perplexity
@@ -93,6 +93,7 @@ def test_what_is_kept_is_no_worse_than_what_is_pruned(width: int, rounds: list[l
     st.permutations(TEACHERS),
     st.lists(st.tuples(st.sampled_from(TEACHERS), st.integers(0, 10**6)), min_size=1, unique_by=lambda p: p[1]),
 )
+@settings(deadline=None)  # a busy machine may stall
 def test_permuting_teachers_changes_ties_only(order: list[str], proposed: list[tuple[str, int]]) -> None:
     search = Search(beam=2)
     scored = [(candidate(None, 1, f"s{value}", author), score(value / 10**6)) for author, value in proposed]
@@ -188,8 +189,10 @@ def test_a_tree_read_back_from_its_nodes_goes_on_the_same(width: int, rounds: li
 
 @given(st.lists(st.floats(max_value=0, min_value=-700), min_size=1))
 def test_a_score_lies_between_zero_and_one(logprobs: list[float]) -> None:
-    assert 0 <= predictive_perplexity(logprobs) <= 1
-    assert (predictive_perplexity(logprobs) == 1) == (math.fsum(logprobs) / len(logprobs) > -1e-16)
+    value, mean = predictive_perplexity(logprobs), math.fsum(logprobs) / len(logprobs)
+    assert 0 <= value <= 1
+    assert value == 1 or mean < 0
+    assert value < 1 or mean > -1e-15  # what is less than a float can tell is none
 
 
 def test_ids_tell_parents_and_texts_apart() -> None:
@@ -287,9 +290,10 @@ def test_late_nodes_alone_are_no_first_step_and_the_same_step_again_is_no_second
     search = Search(beam=3)
     tree = join(plant(QUESTION), [(candidate(None, 1, "late", "cy"), score(0.3))], search)
     assert frontier(tree, search) == [None]
-    tree = grow(tree, [(candidate(None, 1, "a"), score(0.5)), (candidate(None, 1, "late", "cy"), score(0.3))], search)
-    assert texts(tree.in_state(NodeState.OPEN)) == ["a", "late"]
-    assert len(tree.nodes) == 2
+    scored = [(candidate(None, 1, "a"), score(0.5)), (candidate(None, 1, "late", "cy"), score(0.3))]
+    change = advance(tree, [None], scored, search=search, run="r", teachers=TEACHERS)
+    assert texts(change.kept) == ["a", "late"]
+    assert set(tree.nodes) <= set(tree.grown(change).nodes) == {node.id for node in change.kept}
 
 
 def test_at_the_end_what_is_late_stays_so() -> None:
@@ -347,6 +351,7 @@ def walk_with_late_ones(
 
 
 @given(st.integers(1, 5), rounds_with_late_ones)
+@settings(deadline=None)  # a busy machine may stall
 def test_every_proposal_is_a_node_for_ever_and_the_beam_is_never_wider_than_b(width: int, rounds: list[Round]) -> None:
     search = Search(beam=width)
     trees, made = walk_with_late_ones(search, rounds)
@@ -357,6 +362,7 @@ def test_every_proposal_is_a_node_for_ever_and_the_beam_is_never_wider_than_b(wi
 
 
 @given(st.integers(1, 5), rounds_with_late_ones)
+@settings(deadline=None)  # a busy machine may stall
 def test_a_prune_keeps_no_worse_than_it_prunes_whether_late_or_not(width: int, rounds: list[Round]) -> None:
     trees, _ = walk_with_late_ones(Search(beam=width), rounds)
     for before, after in itertools.pairwise(trees):
@@ -381,6 +387,7 @@ def test_a_prune_keeps_no_worse_than_it_prunes_whether_late_or_not(width: int, r
     ),
     st.randoms(use_true_random=False),
 )
+@settings(deadline=None)  # a busy machine may stall
 def test_permuting_teachers_changes_ties_only_with_late_ones_too(
     order: list[str], drawn: list[list[tuple[str, str, bool]]], chance: random.Random
 ) -> None:
@@ -391,6 +398,7 @@ def test_permuting_teachers_changes_ties_only_with_late_ones_too(
 
 
 @given(st.integers(1, 4), rounds_with_late_ones)
+@settings(deadline=None)  # a busy machine may stall
 def test_a_tree_read_back_with_late_nodes_goes_on_the_same(width: int, rounds: list[Round]) -> None:
     search = Search(beam=width)
     (*_, tree), _ = walk_with_late_ones(search, rounds)
