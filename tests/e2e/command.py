@@ -30,7 +30,8 @@ COMMAND = (sys.executable, "-m", "orchestrator")
 LIMIT_S = 60.0
 
 NOTE = re.compile(
-    r"(run folder /|opening engines|teacher \w+ is asked /|search \d+/\d+$|engine \w+: |exported \d+ |left out[ :]|status at http)"
+    r"(run folder /|opening engines|teacher \w+ is asked /|search \d+/\d+$|engine \w+: )"
+    r"|(exported \d+ |left out[ :]|status at http)"
     r"|  (un)?solved +[0-9a-f]{8} "
 )
 """The lines of progress that may stand on stderr beside a complaint."""
