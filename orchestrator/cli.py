@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 
 from orchestrator.names import NameTaken, check_names
 
+_SAMPLE = 3
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     run = add("run", _run, "run a configuration, or resume it: the same command does both")
     _takes_config(run)
     run.add_argument("--dry-run", action="store_true", help="solve a few questions, tell what all will take, and stop")
-    run.add_argument("--sample", type=_positive, default=3, metavar="N", help="questions that a dry run solves; default: 3")
+    run.add_argument("--sample", type=_positive, metavar="N", help=f"questions that a dry run solves; default: {_SAMPLE}")
     run.add_argument("--json", action="store_true", help="print one JSON summary object as the last line of stdout")
 
     status = add("status", _status, "how a run stands, living or finished")
@@ -142,10 +144,12 @@ def _takes_config(command: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from configs.load import load
+    from configs.load import ConfigError, load
     from orchestrator import commands
 
-    sample = options.sample if options.dry_run else None
+    if options.sample and not options.dry_run:
+        raise ConfigError("--sample: only a dry run takes a sample; add --dry-run, or leave it out")
+    sample = (options.sample or _SAMPLE) if options.dry_run else None
     return commands.run(load(options.config, options.set), sample=sample, as_json=options.json)
 
 

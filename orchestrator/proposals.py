@@ -91,7 +91,7 @@ class Proposals:
                 raise self._roster.gone
             found = any(isinstance(each.outcome, list) and each.outcome for each in asked)
             parked = [each for each in asked if isinstance(each.outcome, Parked) and not each.teacher.model.gate.gone]
-            await self._raise_if_withheld(asked, nothing=not found and not parked)
+            await self._raise_if_withheld(asked)
             if found or not parked:
                 return await self._taken(asked)
             until = min(until, time.monotonic() + self._patience_s)
@@ -170,11 +170,12 @@ class Proposals:
                 await self._record(f"teacher {each.teacher.name}", each.beam, each.outcome)
         return [candidate for each in done if isinstance(each.outcome, list) for candidate in each.outcome]
 
-    async def _raise_if_withheld(self, asked: Sequence[_Asked], *, nothing: bool) -> None:
-        """A spent budget or a missing call ends the run, unless a teacher may leave it and others have proposed; what was
-        sent is awaited, and paid for, all the same."""
+    async def _raise_if_withheld(self, asked: Sequence[_Asked]) -> None:
+        """A spent budget or a missing call ends the run, unless a teacher may leave it and others are left; what was sent
+        is awaited, and paid for, all the same."""
+        nobody_left = all(isinstance(each.outcome, Withheld) for each in asked)
         for each in asked:
-            if isinstance(error := each.outcome, Withheld) and (nothing or not self._may_leave(error)):
+            if isinstance(error := each.outcome, Withheld) and (nobody_left or not self._may_leave(error)):
                 await self.all_in()
                 raise error
 

@@ -51,6 +51,8 @@ async def run(
     """
     async with open_store(folder.database) as store:
         await store.release_leases()  # of a process that died: this one holds the folder
+        before = await store.run()
+        was_finished = before is not None and before.state == "finished"
         await store.begin_run(content_id("run", identity(config)), config.name, dump(config))
         async with status_server(config.http.port, lambda: summarise(config, folder, store)) as port:
             if port is not None:
@@ -61,7 +63,7 @@ async def run(
                 await store.release_leases()
                 await store.end_run("interrupted")
                 raise
-            await store.end_run("interrupted" if sample else "finished")
+            await store.end_run("finished" if not sample or was_finished else "interrupted")
             return await summarise(config, folder, store) | ({"estimate": await estimate(store)} if sample else {})
 
 

@@ -10,18 +10,21 @@ Not covered: scoring (no hosted API gives log-probs of given text), retries and 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, Self
 
-from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Message, Prompt, as_turns, together
+from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Message, Prompt, as_turns
 from agents.engines.dialects import Draft
+from agents.engines.samples import Samples
 from agents.engines.wire import classify, one_line
 from agents.errors import EngineError, ModelNotFound, Refused, Retryable, TimedOut, Unreadable
 from configs.engines import LitellmEngine as LitellmConfig
 from configs.engines import Price
-from store.types import Usage
+from store.types import Usage, content_id
 
 CONTINUE = """\
 Your answer has been begun. Go on exactly where it stops: write only what comes next, and repeat nothing of it.
@@ -41,6 +44,7 @@ class LitellmEngine:
         self._supported: frozenset[str] = frozenset()
         self._facts: dict[str, Any] = {}
         self._key = ""
+        self._samples = Samples()
 
     async def __aenter__(self) -> Self:
         self._litellm = await asyncio.to_thread(_import)
@@ -87,7 +91,8 @@ class LitellmEngine:
             sampling["top_p"] = top_p
         seeds = [{"seed": (seed + index) % (1 << 31)} if "seed" in self._supported else {} for index in range(n)]
         stops = tuple(text for text in stop if text)
-        return await together([self._complete(prompt, stops, sampling | each) for each in seeds])
+        request = content_id(dataclasses.asdict(prompt), stops, sampling, seeds)
+        return await self._samples.of(request, [partial(self._complete, prompt, stops, sampling | each) for each in seeds])
 
     async def answer_logprobs(self, context: Prompt, answer: str) -> AnswerLogprobs:
         """Raises `Refused`: no hosted API gives log-probs of given text."""

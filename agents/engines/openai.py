@@ -12,9 +12,11 @@ Not covered: retries, rates (they wrap an engine), bodies and answers (`dialects
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -30,10 +32,11 @@ from agents.engines.rendering import (
     fingerprints,
     render,
 )
+from agents.engines.samples import Samples
 from agents.engines.wire import Wire
 from agents.errors import EngineError, ModelNotFound, Overlong, Refused, Terminal, Unreadable
 from configs.engines import OpenAIEngine as OpenAIConfig
-from store.types import Usage
+from store.types import Usage, content_id
 
 Method = Literal["generate", "forced", "prompt_logprobs"]
 
@@ -61,6 +64,7 @@ class OpenAIEngine:
             silence_s=config.silence_s,
         )
         self._dialect: Dialect = "other"
+        self._samples = Samples()
         self._method: Method | None = None
         self._why_not = ""
         self._fingerprints: tuple[str | None, str | None] = (None, None)
@@ -129,8 +133,8 @@ class OpenAIEngine:
         if logprobs and self._dialect == "sglang" and temperature not in (0.0, 1.0):
             raise Refused("SGLang scales the log-probs of sampled tokens by the temperature: ask at temperature 1")
         if self._dialect == "other":  # not every such server knows n, and each sample may meet its stop at another time
-            found = await together([self._complete(prompt, sampling.one(index)) for index in range(n)])
-            return [completion for (completion,) in found]
+            request = content_id(dataclasses.asdict(prompt), dataclasses.asdict(sampling))
+            return await self._samples.of(request, [partial(self._one, prompt, sampling.one(index)) for index in range(n)])
         return await self._complete(prompt, sampling)
 
     async def answer_logprobs(self, context: Prompt, answer: str) -> AnswerLogprobs:
@@ -145,6 +149,10 @@ class OpenAIEngine:
     def shown(self, prompt: Prompt) -> str:
         """The rendered template where we have it, else the turns; see `Engine.shown`."""
         return render(self._tokenizer, prompt) if self._tokenizer else as_turns(prompt.messages, prompt.prefix)
+
+    async def _one(self, prompt: Prompt, sampling: Sampling) -> Completion:
+        (completion,) = await self._complete(prompt, sampling)
+        return completion
 
     async def _complete(self, prompt: Prompt, sampling: Sampling) -> list[Completion]:
         stream = self._dialect == "other" or sampling.max_tokens > STREAMED_TOKENS

@@ -60,3 +60,15 @@ def test_when_every_call_fails_every_question_is_unsolved(tmp_path: Path) -> Non
     assert (done.summary["nodes"], done.summary["calls"]) == (0, 0)
     assert len(run_.dump["failure"]) == 2 * 10
     assert (tmp_path / "runs/walk/export/messages.jsonl").read_text() == ""
+
+
+def test_a_teacher_that_has_left_does_not_end_the_run_when_the_others_fail_at_a_step(tmp_path: Path) -> None:
+    engines = {"scripted": {"kind": "scripted", "skill": 0.7}, "shaky": {"kind": "scripted", "failure_rate": 0.3}}
+    teachers = [
+        {"name": "ann", "engine": "shaky"},
+        {"name": "bob", "engine": "scripted", "budget": {"tokens": 0, "when_spent": "leave"}},
+    ]
+    done, run_ = run(tmp_path, engines=engines, teachers=teachers)
+    assert done.summary["failures_by_kind"]["BudgetSpent"] > 0
+    assert done.summary["failures_by_kind"]["Terminal"] > 0
+    assert set(run_.states().values()) <= {"solved", "unsolved"}

@@ -129,3 +129,17 @@ def test_questions_without_gold_answers_are_named_and_refused_when_there_are_no_
     done = call("run", config(tmp_path, questions=[source]), cwd=tmp_path)
     done.complains(2, "gold answer", "`fields`")
     assert "left out: q.jsonl: no gold answer" in done.err
+
+
+def test_a_sample_without_a_dry_run(tmp_path: Path) -> None:
+    call("run", config(tmp_path), "--sample", "2", cwd=tmp_path).complains(2, "--sample", "--dry-run")
+
+
+def test_a_dry_run_of_a_finished_run_leaves_it_finished(tmp_path: Path) -> None:
+    name = config(tmp_path)
+    fine("run", name, cwd=tmp_path)
+    before = kept(tmp_path / "runs/walk")
+    done = fine("run", name, "--dry-run", "--json", cwd=tmp_path)
+    assert done.summary["estimate"]["sampled"] == 10
+    assert done.summary["state"] == "finished"
+    assert kept(tmp_path / "runs/walk").dump["call"] == before.dump["call"]

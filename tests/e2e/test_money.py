@@ -382,8 +382,7 @@ def test_a_cap_that_is_none(tmp_path: Path, override: str, words: tuple[str, ...
 @pytest.mark.parametrize("replay", ["true", "false"])
 @pytest.mark.parametrize("kind", ["text", "database", "folder"])
 def test_a_ledger_that_is_none(tmp_path: Path, kind: str, replay: str) -> None:
-    path = tmp_path / "calls.db"
-    if kind == "folder":
+    if (path := tmp_path / "calls.db") and kind == "folder":
         path.mkdir()
     elif kind == "text":
         path.write_text("id,subject\n" * 100)
@@ -391,9 +390,8 @@ def test_a_ledger_that_is_none(tmp_path: Path, kind: str, replay: str) -> None:
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("CREATE TABLE run (id INTEGER)")
             connection.execute("INSERT INTO run VALUES (1)")
-    says = {"text": "not a database", "database": "not a Peripatos store"}.get(kind, "")
     done = call("run", priced(tmp_path, ledger="calls.db"), "--set", f"replay={replay}", cwd=tmp_path)
-    done.complains(1, str(path), says)
+    done.complains(1, str(path), {"text": "not a database", "database": "not a Peripatos store"}.get(kind, ""))
 
 
 def test_a_replay_from_a_ledger_that_is_not_there(tmp_path: Path) -> None:

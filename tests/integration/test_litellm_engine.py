@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ def asked(
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUB_KEY", "secret")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """litellm imports much at its first call: seconds, on a busy machine more than a deadline."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setenv("STUB_KEY", "secret")
+        asked(config={"deadline_s": 60.0, "silence_s": 60.0})
 
 
 def test_a_stop_string_ends_the_text_and_the_stream_is_left() -> None:
