@@ -22,7 +22,7 @@ The names are the values of the column `kind` of a `Failure`.
 
 from __future__ import annotations
 
-from store.types import Usage
+from store.types import Failure, Usage
 
 
 class EngineError(Exception):
@@ -107,3 +107,11 @@ class Broken(EngineError):
 
 class ModelNotFound(Exception):
     """A model could not be found anywhere that was looked at; the message says where."""
+
+
+def again(failure: Failure) -> EngineError:
+    """The error that a row tells of, to be raised once more."""
+    kind = globals().get(failure.kind)
+    error = (kind if isinstance(kind, type) and issubclass(kind, EngineError) else Terminal)(failure.message)
+    error.tries = failure.tries
+    return error

@@ -16,11 +16,11 @@ from typing import Any, Literal, Protocol
 
 from agents.budget import Budget
 from agents.engines.base import AnswerLogprobs, Completion, Engine, Prompt
-from agents.errors import Broken, EngineError, MissingCall, Parked, Quarantined
+from agents.errors import Broken, EngineError, MissingCall, Parked, Quarantined, again
 from agents.limits import Gate
 from agents.shared_ledger import SharedLedger
 from configs.engines import Price
-from store.types import Call, Usage, content_id, sum_usage
+from store.types import Call, Failure, Usage, content_id, sum_usage
 
 Purpose = Literal["propose", "score", "answer", "evaluate"]
 Response = tuple[dict[str, Any], Usage]
@@ -68,16 +68,14 @@ class Terms:
 
 
 class Ledger:
-    """The calls made for one subject (a question). `known` are its calls of an earlier life, `quarantined` its requests that
-    are not made again, with the reason."""
+    """The calls made for one subject (a question). `known` are its calls of an earlier life, `failures` its failures: what is in
+    quarantine is not made again, and a replay fails where the run failed."""
 
-    def __init__(
-        self, *, subject: str, known: Mapping[str, Call], terms: Terms, quarantined: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, *, subject: str, known: Mapping[str, Call], terms: Terms, failures: Sequence[Failure] = ()) -> None:
         self._subject = subject
         self._known = dict(known)
         self._terms = terms
-        self._quarantined = quarantined or {}
+        self._failed = {failure.request: failure for failure in failures if failure.request}
         self._asking: dict[str, asyncio.Event] = {}
 
     async def generate(
@@ -130,10 +128,13 @@ class Ledger:
 
     async def _found_or_made(self, key: str, asked: _Asked, *, waits: bool) -> Call:
         terms = self._terms
-        if reason := self._quarantined.get(key):
-            raise Quarantined(reason)
+        failed = self._failed.get(key)
+        if failed and failed.kind == Quarantined.__name__:
+            raise again(failed)
         if terms.shared and (found := await terms.shared.claim(key)):
             return await self._reused(found, asked)
+        if terms.replay and failed:
+            raise again(failed)
         if terms.replay:
             raise MissingCall(
                 f"replay: no call of {asked.agent} ({asked.purpose}) about question {self._subject} is in the ledger"

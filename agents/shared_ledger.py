@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from store.store import Store, holds_run, open_store
-from store.types import Call
+from store.types import Call, Failure
 
 CLAIM_S = 30.0
 """How long a claim outlives a process that has died."""
@@ -40,6 +40,10 @@ class SharedLedger:
                 return None
             await asyncio.sleep(LOOK_S)
         return call
+
+    async def failures(self, subject: str) -> list[Failure]:
+        """The failures about a subject, of the run whose database this is."""
+        return await self._store.failures_about(subject)
 
     async def record(self, call: Call) -> None:
         """Keep a call for all; its claim ends."""

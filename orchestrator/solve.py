@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import structlog
 
 from agents.engines.base import together
-from agents.errors import Broken, BudgetSpent, EngineError, Parked, Quarantined, Withheld
+from agents.errors import Broken, BudgetSpent, EngineError, Parked, Withheld
 from agents.ledger import Ledger, Terms
 from agents.roster import Roster
 from agents.teacher import Teacher
@@ -74,11 +74,13 @@ class Solver:
         Raises `Drained`, `Withheld` (a spent budget, a replay without a row), and `Broken` when nobody can be asked.
         """
         failures = await self.store.failures_about(question.id)
+        if self.terms.replay and self.terms.shared:
+            failures += await self.terms.shared.failures(question.id)
         ledger = Ledger(
             subject=question.id,
             known=await self.store.calls(question.id),
             terms=self.terms,
-            quarantined={each.request: each.message for each in failures if each.kind == Quarantined.__name__},
+            failures=failures,
         )
         tree = await self._search(plant(question, await self.store.tree(question.id)), ledger)
         trajectories = await self._conclude(tree, ledger)

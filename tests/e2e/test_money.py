@@ -398,3 +398,16 @@ def test_a_replay_from_a_ledger_that_is_not_there(tmp_path: Path) -> None:
     name = priced(tmp_path, ledger="calls.db", replay=True)
     call("run", name, cwd=tmp_path).complains(1, str(tmp_path / "calls.db"), "there is no store here")
     assert not (tmp_path / "calls.db").exists()
+
+
+def test_a_replay_fails_where_the_run_failed(tmp_path: Path) -> None:
+    shaky = {"failure_rate": 0.2}
+    fine("run", priced(tmp_path, engine=shaky), cwd=tmp_path)
+    first = kept(tmp_path / RUN)
+    assert first.dump["failure"]
+    again = priced(tmp_path, engine=shaky, replay=True, ledger=f"{RUN}/peripatos.db", run_dir="runs/again")
+    fine("run", again, cwd=tmp_path)
+    second = kept(tmp_path / "runs/again")
+    second.balances()
+    for table in ("question", "node", "trajectory", "failure"):
+        assert second.dump[table] == first.dump[table]

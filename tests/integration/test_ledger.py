@@ -17,7 +17,7 @@ from agents.ledger import Ledger, Terms
 from configs.engines import Price
 from configs.engines import ScriptedEngine as Config
 from store.store import Store, open_store
-from store.types import Call, Usage, sum_usage
+from store.types import Call, Failure, Usage, sum_usage
 
 PROMPT = Prompt(messages=(Message(role="user", content="Ann has 3 pens, then 4, then 5. How many?"),), prefix="### Step 1.")
 SAMPLING = {"n": 2, "max_tokens": 50, "stop": ("\n### Step",), "temperature": 0.6, "top_p": 0.9, "seed": 7, "logprobs": True}
@@ -346,7 +346,8 @@ def test_a_request_in_quarantine_is_not_made_again_by_a_ledger_that_is_told_of_i
         async with open_store(tmp_path / "run.db") as store:
             book = Ledger(subject="q", known={}, terms=Terms(keep=store))
             error = await failed(book.generate(model(first, tries=2), "propose", PROMPT, agent="ann", **SAMPLING))
-            again = Ledger(subject="q", known={}, terms=Terms(keep=store), quarantined={error.request: str(error)})
+            row = Failure(id="f", where="", kind="Quarantined", message=str(error), tries=2, subject="q", request=error.request)
+            again = Ledger(subject="q", known={}, terms=Terms(keep=store), failures=[row])
             told = await failed(again.generate(model(second), "propose", PROMPT, agent="ann", **SAMPLING))
             assert isinstance(told, Quarantined)
             assert (str(told), told.request) == ("cut", error.request)
