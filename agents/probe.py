@@ -250,11 +250,11 @@ async def _samples(asking: _Asking) -> list[Finding]:
 
 
 async def _seed(asking: _Asking) -> list[Finding]:
-    asked = [asking.write(STORY, _SAMPLED_TOKENS, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
-    first, again, other = [completion.text for (completion,) in await together(asked)]
-    if first != again:
+    asked = [asking.write(STORY, _SAMPLED_TOKENS, temperature=1.0, seed=seed) for seed in (1, 1, 2, 2)]
+    first, again, other, other_again = [completion.text for (completion,) in await together(asked)]
+    if first != again and other != other_again:  # one pair may differ: a rounding, which depends on the batch, can tip a token
         return [Finding(name="seed", good=None, text="ignores seed: sampled text differs from run to run")]
-    if first == other:
+    if {first, again} & {other, other_again}:
         return [Finding(name="seed", good=None, text="ignores seed: two seeds draw the same text")]
     return [Finding(name="seed", good=True, text="honours seed")]
 
