@@ -9,7 +9,7 @@ quickstart: $(READY)
 	$(BIN)/python -m orchestrator run quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not servers"
+	$(BIN)/python -m pytest -m "not servers" -n 2 --dist worksteal
 
 servers: # real vLLM and SGLang servers for a CPU, in .servers
 	PYTHON=$(PYTHON) tests/servers/install .servers

@@ -12,15 +12,15 @@
    prover     its share of the summed seconds of all calls (the store's), and of the search's time: when some score was awaited,
               and when nothing else was
 
-   Target: reached / possible at least 0.9. vLLM keeps whole blocks only: of 128 tokens on a CPU, if `--block-size` does not say
-   otherwise, of 16 on a GPU.
+   Target: reached / possible at least 0.9. vLLM keeps whole blocks only: of 128 tokens on a CPU if nothing is said, of 32 in the
+   recipe, of 16 on a GPU.
 
 2. On the same servers, with room: 4 beams of about 1,500 tokens, known to the server; seconds to generate 16 candidates (2
    teachers, 2 samples), a step of 128 tokens each, and seconds to score them. Target: scoring under 5% of generating.
 
 Not counted as possible: requests on the chat route, a few when an engine is opened.
 
-    python benchmarks/prefix_cache.py [--block-size 32] [--runs 3 | 0: only the first part] [--json FILE]
+    python benchmarks/prefix_cache.py [--runs 3 | 0: only the first part] [--json FILE]
 """
 
 from __future__ import annotations
@@ -63,8 +63,6 @@ from store.types import Question
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SERVERS = ("vllm", "sglang")
-WHOLE_PROMPTS = ("--max-num-seqs", "32", "--max-num-batched-tokens", "65536")
-"""vLLM: no prompt is computed in two, of which 0.32 dies on a CPU ("CPU Generator does not use offset")."""
 VLLM_COUNTERS = ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total")
 SGLANG_PREFILL = re.compile(r"Prefill batch.*#new-token: (\d+), #cached-token: (\d+)")
 NUM_BEAMS, NUM_TEACHERS, NUM_SAMPLES = 4, 2, 2
@@ -170,13 +168,11 @@ def possible(requests: Sequence[Request], server: str, block: int) -> tuple[int,
 # The servers
 
 
-def engine_of(server: str, block_size: int | None, room: dict[str, str] | None = None) -> OpenAIEngine:
+def engine_of(server: str, room: dict[str, str] | None = None) -> OpenAIEngine:
     """The recipe's engine with its server; `room` replaces arguments."""
     engine = load("servers").engines[server]
     assert isinstance(engine, OpenAIEngine) and engine.server
     args = tuple((room or {}).get(each, each) for each in engine.server.args)
-    if server == "vllm":
-        args += (*WHOLE_PROMPTS, *(("--block-size", str(block_size)) if block_size else ()))
     return engine.model_copy(update={"server": engine.server.model_copy(update={"args": args})})
 
 
@@ -208,7 +204,7 @@ async def block_of(server: str, url: str, session: aiohttp.ClientSession) -> int
 # Part 1
 
 
-async def one_run(scratch: Path, block_size: int | None) -> Json:
+async def one_run(scratch: Path) -> Json:
     """The recipe's run, on servers behind relays."""
     async with AsyncExitStack() as stack:
         timeout = aiohttp.ClientTimeout(total=None)
@@ -218,7 +214,7 @@ async def one_run(scratch: Path, block_size: int | None) -> Json:
         relays: dict[str, Relay] = {}
         engines: dict[str, OpenAIEngine] = {}
         for server in SERVERS:
-            started = await stack.enter_async_context(open_model(server, engine_of(server, block_size), outputs=scratch))
+            started = await stack.enter_async_context(open_model(server, engine_of(server), outputs=scratch))
             relay, address = await stack.enter_async_context(relayed(started.engine.capabilities.device, session))
             relays[server] = relay
             engines[server] = OpenAIEngine(kind="openai", url=address, model="smol", tokenizer=MODEL)
@@ -337,20 +333,20 @@ async def one_step(engine: Engine, tokenizer: Any, asking: Asking, run_number: i
     return generated, scored, statistics.mean(completion.usage.completion for _, completion in candidates)
 
 
-async def steps_on(server: str, scratch: Path, num_runs: int, block_size: int | None) -> Json:
+async def steps_on(server: str, scratch: Path, num_runs: int) -> Json:
     """Medians on one server; the first run warms up."""
     tokenizer = AutoTokenizer.from_pretrained(resolve(MODEL).path)
-    config = engine_of(server, block_size, {"2048": "4096", "8192": "32768"})
+    config = engine_of(server, {"2048": "4096", "8192": "32768"})
     async with open_model(server, config, outputs=scratch) as model:
         found = [await one_step(model.engine, tokenizer, load("servers").asking, number) for number in range(num_runs + 1)]
     runs = [{"generate_s": g, "score_s": s, "tokens": t, "to_generate": s / g} for g, s, t in found[1:]]
     return {"server": server, "runs": runs, **{key: statistics.median(row[key] for row in runs) for key in runs[0]}}
 
 
-async def measure(num_runs: int, block_size: int | None, scratch: Path) -> Json:
+async def measure(num_runs: int, scratch: Path) -> Json:
     """Both parts."""
-    found = await one_run(scratch, block_size)
-    steps = [await steps_on(server, scratch, num_runs, block_size) for server in SERVERS if num_runs]
+    found = await one_run(scratch)
+    steps = [await steps_on(server, scratch, num_runs) for server in SERVERS if num_runs]
     return {"device": device(), **found, "steps": steps}
 
 
@@ -385,11 +381,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--block-size", type=int)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, logging_to(Path(scratch) / "log.jsonl", "warning"):
-        found = asyncio.run(measure(options.runs, options.block_size, Path(scratch)))
+        found = asyncio.run(measure(options.runs, Path(scratch)))
     show(found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))

@@ -51,9 +51,6 @@ IN_FLIGHT = (8, 32)
 ROUNDS = 2
 MAX_TOKENS = 64
 TEMPERATURE, TOP_P = 0.6, 0.95
-WHOLE_PROMPTS = ("--max-num-seqs", "32", "--max-num-batched-tokens", "65536")
-"""Room for 32 prompts of 2,048 tokens in one step, so that none is computed in two: vLLM 0.32 on a CPU dies of that when the
-request has a seed ("CPU Generator does not use offset")."""
 
 Json = dict[str, Any]
 Call = Callable[[int], Awaitable[int]]
@@ -154,11 +151,10 @@ async def measure(num_runs: int, folder: Path) -> dict[int, list[Json]]:
     """The runs at each load; the first run at each warms up."""
     config = load("servers").engines["vllm"]
     assert isinstance(config, OpenAIEngine) and config.server
-    server = config.server.model_copy(update={"args": (*config.server.args, *WHOLE_PROMPTS)})
     tokenizer = AutoTokenizer.from_pretrained(resolve(config.server.model).path)
     found: dict[int, list[Json]] = {in_flight: [] for in_flight in IN_FLIGHT}
     async with (
-        open_model("vllm", config.model_copy(update={"server": server}), outputs=folder) as opened,
+        open_model("vllm", config, outputs=folder) as opened,
         open_store(folder / "bench.db") as store,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)) as session,
     ):
