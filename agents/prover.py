@@ -11,22 +11,45 @@ from collections.abc import Sequence
 from agents import prompts
 from agents.ledger import Ledger, Model
 from configs import schema
-from store.types import Question, Score
+from store.reasoning import Segmentation
+from store.types import Question, Score, content_id
+
+ANSWER_TEMPERATURE, ANSWER_TOP_P = 0.6, 0.95
 
 
 class Prover:
-    """A model that scores; its engine must give log-probs of given text."""
+    """A model that scores: by the log-probs of the answer, which its engine must give, or by answers of its own."""
 
-    def __init__(self, *, config: schema.Prover, model: Model, asking: schema.Asking) -> None:
+    def __init__(
+        self, *, config: schema.Prover, model: Model, asking: schema.Asking, segmentation: Segmentation = "header"
+    ) -> None:
         self.name = config.name
         self.model = model
         self._asking = asking
+        self._segmentation: Segmentation = segmentation
 
-    async def score(self, ledger: Ledger, question: Question, steps: Sequence[str], target: str) -> Score:
-        """Predictive perplexity of `target` after `steps`. Raises `EngineError` when the engine cannot score."""
-        context = prompts.conclude(question, "\n".join(steps), self._asking)
+    async def score(self, ledger: Ledger, question: Question, text: str, target: str) -> Score:
+        """Predictive perplexity of `target` after the reasoning `text`. Raises `EngineError` when the engine cannot score."""
+        context = prompts.conclude(question, text, self._asking, self._segmentation)
         scored = await ledger.answer_logprobs(self.model, context, target, agent=self.name)
         return Score(value=predictive_perplexity(scored.values), logprobs=scored.values, prover=self.name)
+
+    async def answers(self, ledger: Ledger, question: Question, text: str, *, num: int, max_tokens: int) -> list[str]:
+        """`num` answers to the question, drawn after the reasoning `text` as if it were complete. Raises `EngineError`."""
+        prefix = self._asking.answer_prefix
+        completions = await ledger.generate(
+            self.model,
+            "score",
+            prompts.conclude(question, text, self._asking, self._segmentation),
+            agent=self.name,
+            n=num,
+            max_tokens=max_tokens,
+            stop=("\n",) if prefix else (),
+            temperature=ANSWER_TEMPERATURE,
+            top_p=ANSWER_TOP_P,
+            seed=int(content_id("seed", question.id, text, self.name)[:15], 16),
+        )
+        return [prefix + completion.text for completion in completions]
 
 
 def predictive_perplexity(logprobs: Sequence[float]) -> float:

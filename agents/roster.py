@@ -121,17 +121,18 @@ async def _probed(model: Model, config: RunConfig, tell: Tell) -> None:
     able, engine = model.engine.capabilities, config.engines[model.name]
     proves = model.name == config.prover.engine
     if not isinstance(engine, OpenAIEngine | LitellmEngine):
-        if proves and not able.scores:
+        if proves and not able.scores and config.search.strategy != "binary":
             raise Refused(f"prover: engine {model.name!r} cannot give log-probs of a given answer: {able.why_not}")
         return tell(f"engine {model.name}: {able.model} on {able.device} in {able.dtype}, {able.found}")
     found = await probe(model.engine, tries=config.limits.tries)
     tell(f"engine {model.name}: {found.line()}")
-    if proves and found.cannot_prove:
+    if proves and found.cannot_prove and config.search.strategy != "binary":
         raise Refused(f"prover: engine {model.name!r} cannot be the prover: {found.cannot_prove}")
     if found.faults and any(teacher.engine == model.name for teacher in config.teachers):
         raise Refused(f"engine {model.name}: {'; '.join(found.faults)}")
-    if 0 < able.context_tokens <= config.search.max_step_tokens:
-        longest = f"search.max_step_tokens is {config.search.max_step_tokens}"
+    key = "max_think_tokens" if config.search.whole_traces else "max_step_tokens"
+    if 0 < able.context_tokens <= (most := getattr(config.search, key)):
+        longest = f"search.{key} is {most}"
         raise Refused(f"engine {model.name}: its context is {able.context_tokens} tokens, and {longest}")
 
 
@@ -210,4 +211,9 @@ def _teachers(config: RunConfig, models: dict[str, Model]) -> tuple[Teacher, ...
 
 
 def _prover(config: RunConfig, models: dict[str, Model]) -> Prover:
-    return Prover(config=config.prover, model=models[config.prover.engine], asking=config.prover.asking or config.asking)
+    return Prover(
+        config=config.prover,
+        model=models[config.prover.engine],
+        asking=config.prover.asking or config.asking,
+        segmentation=config.search.segmentation,
+    )

@@ -8,12 +8,16 @@ Not covered: which step is kept (`orchestrator.search`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from agents import prompts
 from agents.ledger import Ledger, Model
-from agents.steps import STOPS, step_of
+from agents.steps import END, STOPS, step_of
 from configs import schema
 from store.types import Candidate, Question, Usage, content_id
+
+Writes = Literal["step", "rest", "merged"]
+"""What a teacher is asked for: the next step, all that is left of the reasoning, or one reasoning from several."""
 
 
 class Teacher:
@@ -32,26 +36,45 @@ class Teacher:
         self._seed = seed
 
     async def propose(
-        self, ledger: Ledger, question: Question, *, parent: str | None, steps: Sequence[str], budget: int, waits: bool = True
+        self,
+        ledger: Ledger,
+        question: Question,
+        *,
+        parent: str | None,
+        steps: Sequence[str],
+        budget: int,
+        writes: Writes = "step",
+        samples: int = 1,
+        draw: int = 0,
+        traces: Sequence[str] = (),
+        waits: bool = True,
     ) -> list[Candidate]:
-        """Next steps after `steps`, at most `budget` tokens each: up to `search.samples` candidates, empty ones left out.
+        """What may come after `steps`, at most `budget` tokens each: up to `samples` candidates, empty ones left out.
 
-        Raises `EngineError` when the engine cannot answer; `waits` while it is parked, or raises `Parked`.
+        The rest of a reasoning is one candidate, as a step is; `merged` is a reasoning made from `traces`. `draw` tells equal
+        requests apart. Raises `EngineError` when the engine cannot answer; `waits` while it is parked, or raises `Parked`.
         """
+        segmentation, whole = self._search.segmentation, writes != "step"
+        if writes == "merged":
+            prompt = prompts.integrate(question, traces, self.asking, segmentation)
+        else:
+            prompt = prompts.propose(question, steps, self.asking, segmentation)
         completions = await ledger.generate(
             self.model,
             "propose",
-            prompts.propose(question, steps, self.asking),
+            prompt,
             agent=self.name,
             waits=waits,
-            n=self._search.samples,
-            max_tokens=min(self._search.max_step_tokens, budget),
-            stop=STOPS,
+            n=samples,
+            max_tokens=budget if whole else min(self._search.max_step_tokens, budget),
+            stop=(END,) if whole else STOPS[segmentation],
             temperature=self._config.temperature,
             top_p=self._config.top_p,
-            seed=self._seed_for(question, len(steps), *steps),
+            seed=self._seed_for(question, len(steps), *steps, *((writes, str(draw), *traces) if whole else ())),
         )
-        found = [(step_of(c, index=len(steps) + 1, author=self.name), c.usage) for c in completions]
+        found = [
+            (step_of(each, index=len(steps) + 1, author=self.name, segmentation=segmentation), each.usage) for each in completions
+        ]
         return [Candidate(parent=parent, step=step, usage=usage, authors=(self.name,)) for step, usage in found if step]
 
     async def conclude(self, ledger: Ledger, question: Question, *, text: str, waits: bool = True) -> tuple[str, Usage]:
@@ -62,7 +85,7 @@ class Teacher:
         (completion,) = await ledger.generate(
             self.model,
             "answer",
-            prompts.conclude(question, text, self.asking),
+            prompts.conclude(question, text, self.asking, self._search.segmentation),
             agent=self.name,
             waits=waits,
             n=1,

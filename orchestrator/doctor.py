@@ -169,7 +169,8 @@ def _first_prompts(name: str, config: RunConfig, question: Question | None, engi
     for teacher in config.teachers:
         if teacher.engine == name and question:
             try:
-                found[teacher.name] = engine.shown(prompts.propose(question, (), teacher.asking or config.asking))
+                asking = teacher.asking or config.asking
+                found[teacher.name] = engine.shown(prompts.propose(question, (), asking, config.search.segmentation))
             except EngineError as error:
                 found[teacher.name] = f"none: {error}"
     return found

@@ -25,7 +25,8 @@ from agents.roster import Roster
 from agents.teacher import Teacher
 from configs.schema import Search
 from orchestrator.search import Tree
-from store.types import Candidate
+from orchestrator.strategies import Ask
+from store.types import Candidate, NodeState
 
 Record = Callable[[str, str | None, EngineError], Awaitable[None]]
 """Make a failure a row: where, of which beam, what."""
@@ -33,9 +34,9 @@ Record = Callable[[str, str | None, EngineError], Awaitable[None]]
 
 @dataclass(eq=False, slots=True)
 class _Asked:
-    """One teacher's answer for one beam: pending while `outcome` is None."""
+    """One teacher's answer: pending while `outcome` is None."""
 
-    beam: str | None
+    ask: Ask
     teacher: Teacher
     outcome: list[Candidate] | EngineError | None = None
 
@@ -78,12 +79,12 @@ class Proposals:
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
 
-    async def of(self, tree: Tree, beams: Sequence[str | None]) -> list[Candidate]:
-        """The candidates that decide this step, in the order of beams and teachers. Raises `Withheld`, `Broken`.
+    async def of(self, tree: Tree, asks: Sequence[Ask]) -> list[Candidate]:
+        """The candidates that decide this step, in the order of `asks`. Raises `Withheld`, `Broken`.
 
         Without any, those who were parked are asked again when one of them may be; nobody else is.
         """
-        asked = [self._ask(tree, beam, teacher) for beam in beams for teacher in self._teachers]
+        asked = [self._ask(tree, ask) for ask in asks]
         until = math.inf
         while True:
             await self._decided(asked)
@@ -97,7 +98,7 @@ class Proposals:
             until = min(until, time.monotonic() + self._patience_s)
             await somebody([each.teacher.model.gate for each in parked], until, self._patience_s)
             self._forget(parked)
-            asked = [self._ask(tree, each.beam, each.teacher) if each in parked else each for each in asked]
+            asked = [self._ask(tree, each.ask) if each in parked else each for each in asked]
 
     async def late(self) -> list[Candidate]:
         """The candidates that have come since their step was decided."""
@@ -116,15 +117,25 @@ class Proposals:
                 each.outcome = Late("the question ended before the proposal was there")
         await self._taken(self._asked)
 
-    def _ask(self, tree: Tree, beam: str | None, teacher: Teacher) -> _Asked:
-        asked = _Asked(beam, teacher)
-        budget = self._search.max_think_tokens - tree.think_tokens(beam)
-        steps = tree.steps(beam)
+    def _ask(self, tree: Tree, ask: Ask) -> _Asked:
+        asked = _Asked(ask, next(teacher for teacher in self._teachers if teacher.name == ask.teacher))
+        budget = self._search.max_think_tokens - tree.think_tokens(ask.beam)
+        steps = tree.steps(ask.beam)
+        traces = [node.step.text for node in tree.in_state(NodeState.FINISHED)] if ask.writes == "merged" else []
 
         async def answer() -> None:
             try:
-                asked.outcome = await teacher.propose(
-                    self._ledger, tree.question, parent=beam, steps=steps, budget=budget, waits=False
+                asked.outcome = await asked.teacher.propose(
+                    self._ledger,
+                    tree.question,
+                    parent=ask.beam,
+                    steps=steps,
+                    budget=budget,
+                    writes=ask.writes,
+                    samples=ask.samples,
+                    draw=ask.draw,
+                    traces=sorted(traces),
+                    waits=False,
                 )
             except EngineError as error:
                 asked.outcome = error
@@ -145,7 +156,7 @@ class Proposals:
             return all(each.outcome is not None for each in asked)
 
         def quorum() -> bool:
-            return over() or (proposed() and all(self._has_quorum(asked, beam) for beam in {each.beam for each in asked}))
+            return over() or (proposed() and all(self._has_quorum(asked, beam) for beam in {each.ask.beam for each in asked}))
 
         async with self._changed:
             try:
@@ -156,7 +167,7 @@ class Proposals:
 
     def _has_quorum(self, asked: Sequence[_Asked], beam: str | None) -> bool:
         """Whether enough teachers have proposed for a beam; one that failed is not waited for."""
-        outcomes = [each.outcome for each in asked if each.beam == beam]
+        outcomes = [each.outcome for each in asked if each.ask.beam == beam]
         failed = sum(1 for outcome in outcomes if isinstance(outcome, EngineError))
         proposed = sum(1 for outcome in outcomes if isinstance(outcome, list))
         return proposed >= min(self._search.quorum or len(outcomes), len(outcomes) - failed)
@@ -167,7 +178,7 @@ class Proposals:
         self._forget(done)
         for each in done:
             if isinstance(each.outcome, EngineError):
-                await self._record(f"teacher {each.teacher.name}", each.beam, each.outcome)
+                await self._record(f"teacher {each.teacher.name}", each.ask.beam, each.outcome)
         return [candidate for each in done if isinstance(each.outcome, list) for candidate in each.outcome]
 
     async def _raise_if_withheld(self, asked: Sequence[_Asked]) -> None:

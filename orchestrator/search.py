@@ -12,7 +12,7 @@ that a tree read back from the store is the tree that was left. Not covered: who
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agents.steps import folded
@@ -66,10 +66,14 @@ def frontier(tree: Tree, search: Search) -> list[str | None]:
     if all(node.state is NodeState.LATE for node in tree.nodes.values()):  # the first step is not decided yet
         return [None]
     open_nodes = tree.in_state(NodeState.OPEN)
-    spent = sum(node.usage.completion for node in tree.nodes.values())
-    if search.max_question_tokens is not None and spent >= search.max_question_tokens:
+    if search.max_question_tokens is not None and spent(tree) >= search.max_question_tokens:
         return []
     return [node.id for node in open_nodes if node.depth < search.max_steps]
+
+
+def spent(tree: Tree) -> int:
+    """Generated tokens of the whole tree."""
+    return sum(node.usage.completion for node in tree.nodes.values())
 
 
 def merged(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -92,22 +96,23 @@ def advance(
     search: Search,
     run: str,
     teachers: Sequence[str],
+    value: Callable[[Node], float] = lambda node: node.score.value,
 ) -> Advance:
     """Keep the best B of the new candidates, of those that came late for an earlier step, and of the hypotheses that
-    finished earlier (CoRD, Eq. 4; the late ones are ours).
+    finished earlier (CoRD, Eq. 4; the late ones are ours). The higher `value` is the better one.
 
     Ties: what finished earlier, then the lower index in `teachers`, then the better beam.
     A candidate that closed its reasoning, or spent its beam's think budget, is finished and is not expanded.
     """
     order = {name: index for index, name in enumerate(teachers)}
     places = {beam: index for index, beam in enumerate(beams)}
-    new = [_node(tree, candidate, score, search, run) for candidate, score in scored]
+    new = [node_of(tree, candidate, score, search, run) for candidate, score in scored]
     earlier = tree.in_state(NodeState.FINISHED)
     again = {node.id for node in new}  # a first step that was cut off while late ones came in
     late = [replace(node, state=_state(tree, node, search)) for node in tree.in_state(NodeState.LATE) if node.id not in again]
 
     def preference(node: Node) -> tuple[float, int, int, int, str]:
-        return (-node.score.value, node.depth, order[node.step.author], places.get(node.parent, 0), node.id)
+        return (-value(node), node.depth, order[node.step.author], places.get(node.parent, 0), node.id)
 
     pool = sorted([*earlier, *late, *new], key=preference)
     ranked = [replace(node, rank=rank) for rank, node in enumerate(pool)]
@@ -124,7 +129,7 @@ def advance(
 def latecomers(tree: Tree, scored: Sequence[tuple[Candidate, Score]], *, search: Search, run: str) -> Advance:
     """The nodes of proposals that came after their step was decided: LATE until the next advance, and PRUNED at once when
     the same step is there already."""
-    nodes = [_node(tree, candidate, score, search, run) for candidate, score in scored]
+    nodes = [node_of(tree, candidate, score, search, run) for candidate, score in scored]
     known = {(node.parent, folded(node.step.text), node.step.finish == "closed") for node in tree.nodes.values()}
     rank = len(tree.nodes)
     new = [replace(node, rank=rank + place) for place, node in enumerate(nodes) if node.id not in tree.nodes]
@@ -136,9 +141,9 @@ def latecomers(tree: Tree, scored: Sequence[tuple[Candidate, Score]], *, search:
     )
 
 
-def best(tree: Tree) -> list[Node]:
-    """The finished beams, tau* first: highest score, and of equal scores the one that finished earlier."""
-    return sorted(tree.in_state(NodeState.FINISHED), key=lambda node: (-node.score.value, node.depth, node.rank, node.id))
+def best(tree: Tree, value: Callable[[Node], float] = lambda node: node.score.value) -> list[Node]:
+    """The finished beams, tau* first: highest `value`, and of equal ones the one that finished earlier."""
+    return sorted(tree.in_state(NodeState.FINISHED), key=lambda node: (-value(node), node.depth, node.rank, node.id))
 
 
 def closing(tree: Tree) -> Advance:
@@ -147,10 +152,16 @@ def closing(tree: Tree) -> Advance:
     return Advance(question=tree.question.id, pruned=tuple(replace(node, state=NodeState.PRUNED) for node in left))
 
 
-def _node(tree: Tree, candidate: Candidate, score: Score, search: Search, run: str) -> Node:
+def node_id(question: Question, candidate: Candidate, run: str) -> str:
+    """The id of the node that `candidate` becomes."""
     closed = candidate.step.finish == "closed"
+    return content_id("node", run, question.id, candidate.parent, candidate.authors[0], folded(candidate.step.text), closed)
+
+
+def node_of(tree: Tree, candidate: Candidate, score: Score, search: Search, run: str) -> Node:
+    """The node that `candidate` becomes: OPEN, or FINISHED when there is nothing more to write."""
     node = Node(
-        id=content_id("node", run, tree.question.id, candidate.parent, candidate.authors[0], folded(candidate.step.text), closed),
+        id=node_id(tree.question, candidate, run),
         question=tree.question.id,
         parent=candidate.parent,
         depth=candidate.step.index,

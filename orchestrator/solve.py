@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
-from agents.engines.base import together
 from agents.errors import Broken, BudgetSpent, EngineError, Parked, Withheld
 from agents.ledger import Ledger, Terms
 from agents.roster import Roster
@@ -29,8 +28,11 @@ from orchestrator.answers import extract
 from orchestrator.progress import Progress
 from orchestrator.proposals import proposing, somebody
 from orchestrator.routes import routes
-from orchestrator.search import Tree, advance, best, closing, frontier, latecomers, merged, plant
+from orchestrator.scoring import Scorer, all_of
+from orchestrator.search import Tree, best, closing, latecomers, merged, plant
 from orchestrator.sift import sift
+from orchestrator.strategies import Strategy, strategy_of
+from store.reasoning import joined
 from store.store import Store
 from store.types import (
     Advance,
@@ -40,7 +42,6 @@ from store.types import (
     Outcome,
     Question,
     QuestionState,
-    Score,
     Trajectory,
     Usage,
     Verdict,
@@ -68,6 +69,10 @@ class Solver:
     draining: Callable[[], bool]
     progress: Progress
 
+    @property
+    def _strategy(self) -> Strategy:
+        return strategy_of(self.config.search, run=self.run, teachers=[teacher.name for teacher in self.roster.teachers])
+
     async def solve(self, question: Question) -> QuestionState:
         """Search, conclude, sift, settle.
 
@@ -82,16 +87,28 @@ class Solver:
             terms=self.terms,
             failures=failures,
         )
-        tree = await self._search(plant(question, await self.store.tree(question.id)), ledger)
+        known = await self.store.tree(question.id) if self._strategy.resumes else ()
+        tree = await self._search(plant(question, known), ledger)
         trajectories = await self._conclude(tree, ledger)
         return await self._settle(tree, trajectories)
 
     async def _search(self, tree: Tree, ledger: Ledger) -> Tree:
-        question = tree.question
+        question, strategy = tree.question, self._strategy
+
+        async def attempt(asked: Awaitable[T], where: str, beam: str | None, step: str | None = None) -> T | None:
+            return await self._or_failure(asked, where, question, beam, step)
 
         async def record(where: str, beam: str | None, error: EngineError) -> None:
             await self._record_failure(error, where, question, beam)
 
+        scorer = Scorer(
+            run=self.run,
+            roster=self.roster,
+            search=self.config.search,
+            scoring=strategy.scoring,
+            ledger=ledger,
+            attempt=attempt,
+        )
         async with proposing(
             roster=self.roster,
             ledger=ledger,
@@ -99,35 +116,26 @@ class Solver:
             record=record,
             patience_s=self.config.limits.patience_s,
         ) as proposals:
-            while beams := frontier(tree, self.config.search):
+            num_rounds = 0
+            while asks := strategy.asks(tree, num_rounds):
                 if self.draining():
                     await proposals.all_in()
-                    await self._join_late(tree, await proposals.late(), ledger)
+                    await self._join_late(tree, await proposals.late(), scorer)
                     raise Drained
-                candidates = merged(await proposals.of(tree, beams))
-                tree = await self._join_late(tree, await proposals.late(), ledger)
-                scored = await self._score(tree, candidates, ledger)
+                candidates = merged(await proposals.of(tree, asks))
+                tree = await self._join_late(tree, await proposals.late(), scorer)
+                scored = await scorer.scored(tree, candidates)
                 if not scored and not tree.nodes:
                     break
-                tree = await self._advance(tree, beams, scored)
-            return await self._join_late(tree, await proposals.late(), ledger)
+                tree = await self._grown(tree, strategy.advance(tree, asks, scored))
+                num_rounds += 1
+            return await self._join_late(tree, await proposals.late(), scorer)
 
-    async def _advance(self, tree: Tree, beams: Sequence[str | None], scored: Sequence[tuple[Candidate, Score]]) -> Tree:
-        change = advance(
-            tree,
-            beams,
-            scored,
-            search=self.config.search,
-            run=self.run,
-            teachers=[teacher.name for teacher in self.roster.teachers],
-        )
-        return await self._grown(tree, change)
-
-    async def _join_late(self, tree: Tree, late: Sequence[Candidate], ledger: Ledger) -> Tree:
+    async def _join_late(self, tree: Tree, late: Sequence[Candidate], scorer: Scorer) -> Tree:
         """The tree with what came after its step was decided."""
         if not late:
             return tree
-        scored = await self._score(tree, merged(late), ledger)
+        scored = await scorer.scored(tree, merged(late))
         return await self._grown(tree, latecomers(tree, scored, search=self.config.search, run=self.run))
 
     async def _grown(self, tree: Tree, change: Advance) -> Tree:
@@ -136,25 +144,14 @@ class Solver:
         log.debug("advanced", question=tree.question.id, kept=len(change.kept), finished=len(change.finished))
         return tree.grown(change)
 
-    async def _score(self, tree: Tree, candidates: Sequence[Candidate], ledger: Ledger) -> list[tuple[Candidate, Score]]:
-        """Every candidate with its score; one that could not be scored is left out, as a Failure row."""
-        target = tree.question.answer or ""
-
-        async def one(candidate: Candidate) -> Score | None:
-            steps = [*tree.steps(candidate.parent), candidate.step.text]
-            asked = self.roster.prover.score(ledger, tree.question, steps, target)
-            return await self._or_failure(asked, "prover", tree.question, candidate.parent, candidate.step.text)
-
-        scores = await _all([one(candidate) for candidate in candidates])
-        return [(candidate, score) for candidate, score in zip(candidates, scores, strict=True) if score]
-
     async def _conclude(self, tree: Tree, ledger: Ledger) -> list[Trajectory]:
         """The finished beams as trajectories, tau* first; the teacher of the last step writes the answer."""
-        asked = [self._trajectory(tree, node, ledger, first=index == 0) for index, node in enumerate(best(tree))]
-        return [trajectory for trajectory in await _all(asked) if trajectory]
+        kept = self._strategy.best(tree)
+        asked = [self._trajectory(tree, node, ledger, first=index == 0) for index, node in enumerate(kept)]
+        return [trajectory for trajectory in await all_of(asked) if trajectory]
 
     async def _trajectory(self, tree: Tree, node: Node, ledger: Ledger, *, first: bool) -> Trajectory | None:
-        text = "\n".join(tree.steps(node.id))
+        text = joined(tree.steps(node.id), self.config.search.segmentation)
         if (concluded := await self._concluded(tree, node, text, ledger)) is None:
             return None
         conclusion, usage = concluded
@@ -245,22 +242,6 @@ class Solver:
                 request=error.request,
             )
         )
-
-
-async def _all(asked: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The values of all; what was sent is awaited, and paid for, even when another request is withheld."""
-
-    async def one(each: Coroutine[Any, Any, T]) -> T | Withheld:
-        try:
-            return await each
-        except Withheld as error:
-            return error
-
-    values = await together([one(each) for each in asked])
-    for value in values:
-        if isinstance(value, Withheld):
-            raise value
-    return [value for value in values if not isinstance(value, Withheld)]
 
 
 def _outcome(tree: Tree, verdicts: Sequence[Verdict]) -> tuple[QuestionState, str]:

@@ -116,7 +116,7 @@ class Search:
         """What each teacher is asked first, as it is sent: in a file each, and its end in a line."""
         first = (await self.store.questions("train", limit=1))[0].question
         for teacher in roster.teachers:
-            if shown := teacher.model.engine.shown(prompts.propose(first, (), teacher.asking)):
+            if shown := teacher.model.engine.shown(prompts.propose(first, (), teacher.asking, self.config.search.segmentation)):
                 path = self.folder.prompts / f"{teacher.name}.txt"
                 await asyncio.to_thread(write_whole, path, shown)
                 self.progress.note(f"teacher {teacher.name} is asked {path} first, which ends in {shown[-_SHOWN:]!r}")

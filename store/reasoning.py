@@ -7,14 +7,19 @@
 
     The final answer is ...
 
+With the segmentations `line_break` and `cue` the steps have no headers: an empty line parts them, or a new line.
+
 Invariant: exactly one `<think>` and one `</think>`. Not covered: chat templates (engines and students render their own).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from store.types import Question
+
+Segmentation = Literal["header", "line_break", "cue"]
 
 THINK_OPEN = "<think>\n"
 THINK_CLOSE = "\n</think>\n\n"
@@ -34,9 +39,14 @@ def header(index: int) -> str:
     return f"### Step {index}."
 
 
-def open_reasoning(steps: Sequence[str]) -> str:
+def joined(steps: Sequence[str], segmentation: Segmentation = "header") -> str:
+    """The text of a reasoning, from its steps."""
+    return ("\n\n" if segmentation == "line_break" else "\n").join(steps)
+
+
+def open_reasoning(steps: Sequence[str], segmentation: Segmentation = "header") -> str:
     """An unfinished assistant turn that waits for the text of the next step (CoRD: the header is prefilled)."""
-    return THINK_OPEN + "\n".join([*steps, header(len(steps) + 1)])
+    return THINK_OPEN + joined([*steps, header(len(steps) + 1) if segmentation == "header" else ""], segmentation)
 
 
 def closed_reasoning(text: str, answer_prefix: str = "") -> str:
