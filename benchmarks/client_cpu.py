@@ -107,13 +107,20 @@ def _usage() -> Json:
 
 def _whole(chat: bool, text: str) -> Json:
     said = {"message": {"role": "assistant", "content": text, "tool_calls": []}} if chat else {"text": text}
-    choice = {"index": 0, **said, "logprobs": None, "finish_reason": "stop", "stop_reason": STOPS[0], "prompt_logprobs": None}
+    choice = {
+        "index": 0,
+        **said,
+        "logprobs": None,
+        "finish_reason": "stop",
+        "stop_reason": STOPS["header"][0],
+        "prompt_logprobs": None,
+    }
     return {**_head(chat), "choices": [choice], "usage": _usage(), "kv_transfer_params": None}
 
 
 def _piece(chat: bool, text: str, finish: str | None) -> Json:
     said = {"delta": {"content": text}} if chat else {"text": text}
-    stop = STOPS[0] if finish else None
+    stop = STOPS["header"][0] if finish else None
     return {**_head(chat), "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": finish, "stop_reason": stop}]}
 
 
@@ -185,7 +192,7 @@ def bodies(asked: Sequence[Prompt], max_tokens: int, tokenizer: Any) -> list[Jso
     found = []
     for number, prompt in enumerate(asked):
         sampling = dialects.Sampling(
-            n=1, max_tokens=max_tokens, stop=STOPS, temperature=0.6, top_p=0.95, seed=number, logprobs=False
+            n=1, max_tokens=max_tokens, stop=STOPS["header"], temperature=0.6, top_p=0.95, seed=number, logprobs=False
         )
         common = dialects.body("vllm", "stub", sampling, stream=max_tokens == STREAMED_TOKENS)
         if tokenizer:
@@ -219,7 +226,9 @@ def ours(engine: Engine, asked: Sequence[Prompt], max_tokens: int) -> Call:
     """A call of one of our engines."""
 
     async def call(number: int) -> object:
-        return await engine.generate(asked[number], max_tokens=max_tokens, stop=STOPS, temperature=0.6, top_p=0.95, seed=number)
+        return await engine.generate(
+            asked[number], max_tokens=max_tokens, stop=STOPS["header"], temperature=0.6, top_p=0.95, seed=number
+        )
 
     return call
 

@@ -263,8 +263,10 @@ class _Visits:
             return
         self._num[id] = sum(self._num[each.id] for each in below)
         self._sum[id] = sum(self._sum[each.id] for each in below)
-        leaf = node is not None and node.state is NodeState.OPEN
-        self._alive[id] = leaf and node.depth < self._search.max_steps if leaf else any(self._alive[each.id] for each in below)
+        if node and node.state is NodeState.OPEN:
+            self._alive[id] = node.depth < self._search.max_steps
+        else:
+            self._alive[id] = any(self._alive[each.id] for each in below)
 
     def leaf(self) -> str | None:
         """The unexpanded step that upper confidence bounds lead to; None when there is none."""

@@ -1,5 +1,5 @@
 """What holds for every test: waiting threads of torch sleep, as they do in a run, so that a busy machine stays usable; a busy
-machine's pauses are nobody's fault; and children take interrupts, also when a shell started us in the background, ignoring them."""
+machine's pauses are nobody's fault; children take interrupts, also when a shell started us in the background without them."""
 
 import os
 import signal

@@ -15,7 +15,7 @@ QUESTION = Question(id="q", text="Ann has 3 pens, then 4, then 5. How many?", an
 
 def propose(engine: ScriptedEngine, steps: list[str], seed: int = 0, n: int = 1) -> list[Completion]:
     prompt = prompts.propose(QUESTION, steps, Asking())
-    return asyncio.run(engine.generate(prompt, n=n, max_tokens=50, stop=STOPS, seed=seed))
+    return asyncio.run(engine.generate(prompt, n=n, max_tokens=50, stop=STOPS["header"], seed=seed))
 
 
 def score(engine: ScriptedEngine, text: str, answer: str = "12") -> float:
@@ -51,5 +51,5 @@ def test_replies_depend_on_the_request_alone() -> None:
 
 def test_a_cap_cuts_and_says_so() -> None:
     prompt = prompts.propose(QUESTION, [], Asking())
-    (completion,) = asyncio.run(ScriptedEngine(Config(kind="scripted")).generate(prompt, max_tokens=2, stop=STOPS))
+    (completion,) = asyncio.run(ScriptedEngine(Config(kind="scripted")).generate(prompt, max_tokens=2, stop=STOPS["header"]))
     assert (completion.finish, completion.usage.completion) == ("length", 2)

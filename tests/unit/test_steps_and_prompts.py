@@ -14,7 +14,7 @@ ASKING = Asking(system="Think.", examples=(Example(question="1 + 1?", steps=("1 
 QUESTION = Question(id="q", text="What is 2 + 3?", answer="5", kind="math")
 
 
-def completion(text: str, finish: str = "stop", stop: str | None = STOPS[0]) -> Completion:
+def completion(text: str, finish: str = "stop", stop: str | None = STOPS["header"][0]) -> Completion:
     return Completion(text=text, finish=finish, stop=stop, usage=Usage(completion=3))  # type: ignore[arg-type]
 
 
@@ -27,7 +27,7 @@ def test_a_step_runs_from_its_header_to_the_next() -> None:
 def test_how_a_completion_ended_is_how_its_step_ended() -> None:
     ends = {
         (finish, stop): step_of(completion("x", finish, stop), index=1, author="ann")
-        for finish, stop in [("stop", STOPS[0]), ("stop", STOPS[1]), ("end", None), ("length", None)]
+        for finish, stop in [("stop", STOPS["header"][0]), ("stop", STOPS["header"][1]), ("end", None), ("length", None)]
     }
     assert [step.finish if step else None for step in ends.values()] == ["step", "closed", "closed", "capped"]
 
