@@ -357,6 +357,11 @@ class RunConfig(Part):
             raise ValueError(f"prover.name: a teacher is called {self.prover.name!r} too; names must differ")
         if self.search.quorum is not None and self.search.quorum > len(names):
             raise ValueError(f"search.quorum: {self.search.quorum} of {len(names)} teachers; accepted: 1 to {len(names)}")
+        if self.engines[self.prover.engine].kind == "litellm" and self.search.strategy != "binary":
+            raise ValueError(
+                f"prover.engine: {self.prover.engine!r} is of kind litellm, which gives no log-probs of an answer; accepted: "
+                "kind transformers, scripted, or openai (vLLM, SGLang); search.strategy binary needs none"
+            )
         if self.search.integrator is not None and self.search.integrator not in names:
             raise ValueError(f"search.integrator: no teacher is called {self.search.integrator!r}; teachers: {', '.join(names)}")
         return self

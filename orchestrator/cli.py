@@ -112,10 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
     status.add_argument("--json", action="store_true", help="print one JSON object")
 
-    export = add("export", _export, "write the accepted trajectories of a run")
+    export = add("export", _export, "write the accepted trajectories of a run, or its step preferences")
     export.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
-    export.add_argument("--to", metavar="FILE", help="the file to write; default: export/messages.jsonl in the run's folder")
-    export.add_argument("--best", action="store_true", help="only the best trajectory of each question")
+    export.add_argument(
+        "--to",
+        metavar="FILE",
+        help="the file to write; default: export/messages.jsonl or export/preferences.jsonl in the run's folder",
+    )
+    what = export.add_mutually_exclusive_group()
+    what.add_argument("--best", action="store_true", help="only the best trajectory of each question")
+    what.add_argument("--preferences", action="store_true", help="pairs of sibling steps, a kept one and a pruned one")
 
     evaluate = add("evaluate", _evaluate, "measure a model on a configuration's held-out questions")
     _takes_config(evaluate)
@@ -162,7 +168,8 @@ def _status(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from orchestrator import commands
 
-    return commands.export(options.run_dir, options.to, best_only=options.best)
+    what = "preferences" if options.preferences else "trajectories"
+    return commands.export(options.run_dir, options.to, what=what, best_only=options.best)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

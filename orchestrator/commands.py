@@ -12,7 +12,7 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -22,7 +22,7 @@ from configs.schema import RunConfig
 from orchestrator.daemon import drained
 from orchestrator.estimate import show_estimate
 from orchestrator.evaluate import accuracy, measure
-from orchestrator.export import export_messages
+from orchestrator.export import export_messages, export_preferences
 from orchestrator.folder import Folder, held
 from orchestrator.logs import logging_to
 from orchestrator.progress import showing
@@ -64,17 +64,19 @@ def status(run_dir: str, *, as_json: bool) -> int:
     return 0
 
 
-def export(run_dir: str, to: str | None, *, best_only: bool) -> int:
-    """Write the accepted trajectories of a run, living or finished."""
+def export(run_dir: str, to: str | None, *, what: Literal["trajectories", "preferences"], best_only: bool) -> int:
+    """Write the accepted trajectories, or the step preferences, of a run, living or finished."""
     folder, config = _existing(run_dir)
-    path = Path(to).absolute() if to else folder.messages
+    path = Path(to).absolute() if to else folder.messages if what == "trajectories" else folder.preferences
     system = config.students[0].system if config.students else None
 
     async def write() -> int:
         async with open_store(folder.database, create=False, read_only=True) as store:
-            return await export_messages(store, path, system=system, best_only=best_only)
+            if what == "trajectories":
+                return await export_messages(store, path, system=system, best_only=best_only)
+            return await export_preferences(store, path, system=system, segmentation=config.search.segmentation)
 
-    sys.stdout.write(f"{asyncio.run(write())} trajectories in {path}\n")
+    sys.stdout.write(f"{asyncio.run(write())} {what} in {path}\n")
     return 0
 
 

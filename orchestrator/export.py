@@ -1,7 +1,9 @@
-"""The accepted trajectories as files that others can train on.
+"""A run's data as files that others can train on.
 
-Invariant: a file is there whole or not at all. Format `messages`: JSONL, one trajectory a line, with its scores and
-teachers beside the text.
+    messages      JSONL, one accepted trajectory a line, with its scores and teachers beside the text
+    preferences   JSONL, one pair of sibling steps a line: one that was kept, one that was pruned, with scores and margin
+
+Invariant: a file is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -13,24 +15,42 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.folder import FolderError
-from store.reasoning import response, user_text
+from orchestrator.preferences import Preference, preferences
+from orchestrator.search import Tree, plant
+from store.reasoning import THINK_CLOSE, THINK_OPEN, Segmentation, joined, response, user_text
 from store.store import Store
-from store.types import Node, Question, Trajectory, Verdict
+from store.types import Node, Question, QuestionState, Trajectory, Verdict
 
 _PAGE = 256
 
 
 async def export_messages(store: Store, path: Path, *, system: str | None = None, best_only: bool = False) -> int:
     """Write the accepted trajectories to `path`; how many were written. Raises `FolderError`."""
+    rows = (
+        _row(question, trajectory, verdict, nodes, system)
+        async for question, trajectory, verdict, nodes in _accepted(store)
+        if trajectory.best or not best_only
+    )
+    return await _written(path, rows)
+
+
+async def export_preferences(
+    store: Store, path: Path, *, system: str | None = None, segmentation: Segmentation = "header"
+) -> int:
+    """Write the step preferences of the settled questions to `path`; how many were written. Raises `FolderError`."""
+    rows = (_pair(tree, preference, system, segmentation) async for tree in _settled(store) for preference in preferences(tree))
+    return await _written(path, rows)
+
+
+async def _written(path: Path, rows: AsyncIterator[dict[str, Any]]) -> int:
     draft = path.with_name(path.name + ".draft")
     written = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("w", encoding="utf-8") as file:
-            async for question, trajectory, verdict, nodes in _accepted(store):
-                if trajectory.best or not best_only:
-                    file.write(json.dumps(_row(question, trajectory, verdict, nodes, system), ensure_ascii=False) + "\n")
-                    written += 1
+            async for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                written += 1
         draft.replace(path)
     except OSError as error:
         with suppress(OSError):
@@ -45,6 +65,41 @@ async def _accepted(store: Store) -> AsyncIterator[tuple[Question, Trajectory, V
         for accepted in page:
             yield accepted.question, accepted.trajectory, accepted.verdict, accepted.nodes
         cursor = page[-1].cursor
+
+
+async def _settled(store: Store) -> AsyncIterator[Tree]:
+    position = -1
+    while page := await store.questions("train", after=position, limit=_PAGE):
+        for placed in page:
+            if placed.state in (QuestionState.SOLVED, QuestionState.UNSOLVED):
+                yield plant(placed.question, await store.tree(placed.question.id))
+        position = page[-1].position
+
+
+def _pair(tree: Tree, preference: Preference, system: str | None, segmentation: Segmentation) -> dict[str, Any]:
+    """In the conversational form that trainers of preferences read: both sides repeat the steps that they share."""
+    question, parent = tree.question, preference.chosen.parent
+    turns = [{"role": "system", "content": system}] if system else []
+
+    def side(node: Node) -> list[dict[str, str]]:
+        text = THINK_OPEN + joined([*tree.steps(parent), node.step.text], segmentation)
+        closing = THINK_CLOSE.rstrip() if node.step.finish == "closed" else ""
+        return [{"role": "assistant", "content": text + closing}]
+
+    return {
+        "question": question.id,
+        "source": question.source,
+        "prompt": [*turns, {"role": "user", "content": user_text(question)}],
+        "chosen": side(preference.chosen),
+        "rejected": side(preference.rejected),
+        "shared": joined(tree.steps(parent), segmentation),
+        "step": preference.chosen.depth,
+        "chosen_score": preference.chosen.score.value,
+        "rejected_score": preference.rejected.score.value,
+        "margin": preference.margin,
+        "chosen_authors": list(preference.chosen.authors),
+        "rejected_authors": list(preference.rejected.authors),
+    }
 
 
 def _row(question: Question, trajectory: Trajectory, verdict: Verdict, nodes: list[Node], system: str | None) -> dict[str, Any]:

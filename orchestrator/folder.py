@@ -59,6 +59,11 @@ class Folder:
         return self.root / "export" / "messages.jsonl"
 
     @property
+    def preferences(self) -> Path:
+        """Step preferences, when they are asked for."""
+        return self.root / "export" / "preferences.jsonl"
+
+    @property
     def servers(self) -> Path:
         """What managed servers print, a file each."""
         return self.root / "servers"

@@ -118,7 +118,7 @@ def test_a_prover_that_cannot_score(tmp_path: Path) -> None:
     with stub(GOOD) as server:
         started(tmp_path, openai(server), proves=True).complains(1, "prover", "'far'")
         (tmp_path / "b").mkdir()
-        started(tmp_path / "b", litellm(server), proves=True).complains(1, "prover", "'far'", "log-probs")
+        started(tmp_path / "b", litellm(server), proves=True).complains(2, "prover", "'far'", "log-probs")
 
 
 def test_a_teacher_that_answers_nothing(tmp_path: Path) -> None:

@@ -91,6 +91,22 @@ def test_an_export_holds_the_accepted_trajectories_and_best_only_one_for_each_qu
     assert not list(home.glob("**/*.draft"))
 
 
+def test_step_preferences_are_exported_as_pairs_that_share_all_but_their_last_step(home: Path) -> None:
+    told = fine("export", str(RUN), "--preferences", cwd=home).out
+    path = home / RUN / "export/preferences.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert told == f"{len(lines)} preferences in {path}\n"
+    assert lines
+    for line in lines:
+        assert line["margin"] == line["chosen_score"] - line["rejected_score"] > 0
+        (chosen,), (rejected,) = line["chosen"], line["rejected"]
+        shared = f"<think>\n{line['shared']}".rstrip() + f"\n### Step {line['step']}. "
+        assert chosen["content"].startswith(shared)
+        assert rejected["content"].startswith(shared)
+        assert chosen["content"] != rejected["content"]
+    call("export", str(RUN), "--preferences", "--best", cwd=home).complains(2, "not allowed with")
+
+
 def test_the_recipes_are_listed_with_what_they_are_for(tmp_path: Path) -> None:
     lines = fine("recipes", cwd=tmp_path).out.splitlines()
     assert {"quickstart", "scripted"} <= {line.split()[0] for line in lines}

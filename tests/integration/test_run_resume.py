@@ -35,6 +35,25 @@ RUN = RunConfig.model_validate(
     }
 )
 Dump = dict[str, list[dict[str, Any]]]
+SEARCHES: dict[str, dict[str, Any]] = {
+    "beam": {"beam": 3},
+    "greedy": {},
+    "binary": {"beam": 2},
+    "mcts": {"beam": 2, "iterations": 5},
+    "curation": {"beam": 2, "traces": 5},
+    "curation within tokens": {"strategy": "curation", "traces": 9, "traces_of": "all", "max_question_tokens": 150},
+    "random": {"traces": 3},
+    "longest": {"traces": 3},
+    "integration": {"traces": 2, "integrator": "bob"},
+    "cue": {"strategy": "beam", "segmentation": "cue"},
+    "line_break": {"strategy": "mcts", "segmentation": "line_break", "iterations": 2},
+}
+
+
+def searching(name: str) -> RunConfig:
+    """The run with another search."""
+    search = {"strategy": name, **SEARCHES[name]}
+    return RunConfig.model_validate(RUN.model_dump() | {"search": search})
 
 
 def the_question() -> Question:
@@ -43,19 +62,19 @@ def the_question() -> Question:
     return load_questions(source, Path()).questions[0]
 
 
-def solver(store: Store, engine: CountingEngine, draining: Callable[[], bool]) -> Solver:
+def solver(store: Store, engine: CountingEngine, draining: Callable[[], bool], run: RunConfig) -> Solver:
     asked = model(engine)
-    common = {"model": asked, "asking": RUN.asking}
+    common = {"model": asked, "asking": run.asking}
     teachers = tuple(
-        Teacher(config=teacher, index=index, search=RUN.search, seed=RUN.seed, **common)  # type: ignore[arg-type]
-        for index, teacher in enumerate(RUN.teachers)
+        Teacher(config=teacher, index=index, search=run.search, seed=run.seed, **common)  # type: ignore[arg-type]
+        for index, teacher in enumerate(run.teachers)
     )
-    roster = Roster(models={asked.name: asked}, teachers=teachers, prover=Prover(config=RUN.prover, **common))  # type: ignore[arg-type]
+    roster = Roster(models={asked.name: asked}, teachers=teachers, prover=Prover(config=run.prover, **common))  # type: ignore[arg-type]
     terms = Terms(keep=store)
-    return Solver(run="run", config=RUN, roster=roster, store=store, terms=terms, draining=draining, progress=Lines())
+    return Solver(run="run", config=run, roster=roster, store=store, terms=terms, draining=draining, progress=Lines())
 
 
-def life(path: Path, engine: CountingEngine, draining: Callable[[], bool] = lambda: False) -> Dump:
+def life(path: Path, engine: CountingEngine, draining: Callable[[], bool] = lambda: False, run: RunConfig = RUN) -> Dump:
     """Work on the question until it is settled or the engine is gone; what is in the store then."""
 
     async def work() -> None:
@@ -65,7 +84,7 @@ def life(path: Path, engine: CountingEngine, draining: Callable[[], bool] = lamb
             question = await store.lease_question("run", 60)
             assert question
             try:
-                await solver(store, engine, draining).solve(question)
+                await solver(store, engine, draining, run).solve(question)
             except* (Broken, Drained):
                 pass
 
@@ -91,26 +110,31 @@ def without_events(dump: Dump) -> Dump:
     return {name: rows for name, rows in dump.items() if name != "event"}
 
 
-def test_after_a_cut_at_any_call_only_what_was_not_kept_is_asked_again(tmp_path: Path) -> None:
-    whole = life(tmp_path / "whole.db", straight := CountingEngine(ENGINE))
-    assert straight.answered == len(whole["call"]) > 20
+@pytest.mark.parametrize("search", SEARCHES)
+def test_after_a_cut_at_any_call_only_what_was_not_kept_is_asked_again(tmp_path: Path, search: str) -> None:
+    run = searching(search)
+    whole = life(tmp_path / "whole.db", straight := CountingEngine(ENGINE), run=run)
+    assert straight.answered == len(whole["call"]) >= 5
+    assert not {row["state"] for row in whole["node"]} & {"open", "late"}
     for number in range(1, straight.answered + 1, 3):
         path = tmp_path / f"{number}.db"
-        half = life(path, cut_at(number))
+        half = life(path, cut_at(number), run=run)
         assert len(half["call"]) < len(whole["call"])
-        end = life(path, second := CountingEngine(ENGINE))
+        end = life(path, second := CountingEngine(ENGINE), run=run)
         assert second.answered == len(whole["call"]) - len(half["call"])
         assert without_events(end) == without_events(whole)
 
 
-def test_draining_ends_a_question_between_two_steps_and_nothing_is_asked_twice(tmp_path: Path) -> None:
-    whole = life(tmp_path / "whole.db", CountingEngine(ENGINE))
+@pytest.mark.parametrize("search", ["beam", "mcts", "curation within tokens"])
+def test_draining_ends_a_question_between_two_steps_and_nothing_is_asked_twice(tmp_path: Path, search: str) -> None:
+    run = searching(search)
+    whole = life(tmp_path / "whole.db", CountingEngine(ENGINE), run=run)
     engine = CountingEngine(ENGINE)
-    half = life(tmp_path / "run.db", engine, lambda: len(engine.asked) > 5)
+    half = life(tmp_path / "run.db", engine, lambda: len(engine.asked) > 5, run=run)
     assert engine.answered == len(half["call"])
     assert half["node"]
     assert not half["trajectory"]
-    end = life(tmp_path / "run.db", second := CountingEngine(ENGINE))
+    end = life(tmp_path / "run.db", second := CountingEngine(ENGINE), run=run)
     assert second.answered + engine.answered == len(whole["call"])
     assert without_events(end) == without_events(whole)
 
