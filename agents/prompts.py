@@ -23,6 +23,7 @@ from store.reasoning import (
 )
 from store.types import Question
 
+ATTEMPT = "Attempt"
 INTEGRATE = (
     "Write one reasoning that solves the question: take what is sound in these attempts, correct what is wrong, and leave out "
     "what does not help."
@@ -36,7 +37,7 @@ def propose(question: Question, steps: Sequence[str], asking: Asking, segmentati
 
 def integrate(question: Question, traces: Sequence[str], asking: Asking, segmentation: Segmentation = "header") -> Prompt:
     """Ask for one reasoning from several complete ones."""
-    attempts = [f"Attempt {number}:\n{trace}" for number, trace in enumerate(traces, start=1)]
+    attempts = [f"{ATTEMPT} {number}:\n{trace}" for number, trace in enumerate(traces, start=1)]
     *examples, asked = _messages(question, asking, segmentation)
     content = "\n\n".join([asked.content, *attempts, INTEGRATE])
     return Prompt(messages=(*examples, Message(role="user", content=content)), prefix=open_reasoning((), segmentation))

@@ -15,6 +15,7 @@ from typing import Self
 
 from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Prompt, as_turns
 from agents.errors import Terminal
+from agents.prompts import ATTEMPT
 from configs.engines import ScriptedEngine as Config
 from store.reasoning import THINK_CLOSE
 from store.types import Usage, content_id
@@ -93,7 +94,8 @@ class ScriptedEngine:
 
     def _partial_sums(self, prompt: Prompt) -> list[int]:
         """The right total after each step."""
-        numbers = [int(number) for number in re.findall(r"\d+", prompt.messages[-1].content)]
+        question = prompt.messages[-1].content.partition(f"\n\n{ATTEMPT} 1:")[0]  # attempts at it have numbers of their own
+        numbers = [int(number) for number in re.findall(r"\d+", question)]
         steps = self._config.steps
         shares = [sum(numbers[index::steps]) for index in range(steps)]
         return [sum(shares[: index + 1]) for index in range(steps)]

@@ -115,7 +115,7 @@ def test_a_changed_configuration_is_refused_with_the_difference_and_a_harmless_c
 
 
 def test_a_folder_that_a_living_run_uses_is_refused_and_the_living_run_is_left_alone(tmp_path: Path) -> None:
-    name = config(tmp_path, count=4, engine={"latency_s": 0.25})
+    name = config(tmp_path, count=1, engine={"latency_s": 1.5})
     with living("run", name, "--json", cwd=tmp_path) as first:
         assert heard(first, "engine ")
         call("run", name, cwd=tmp_path).complains(2, "runs/walk", "in use", f"pid {first.pid}")
