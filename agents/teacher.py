@@ -75,7 +75,15 @@ class Teacher:
         found = [
             (step_of(each, index=len(steps) + 1, author=self.name, segmentation=segmentation), each.usage) for each in completions
         ]
-        return [Candidate(parent=parent, step=step, usage=usage, authors=(self.name,)) for step, usage in found if step]
+        return [
+            Candidate(parent=parent, step=step, usage=usage, authors=(self.name,), cost=self._cost(usage))
+            for step, usage in found
+            if step
+        ]
+
+    def _cost(self, usage: Usage) -> float | None:
+        price = self.model.price
+        return price.of(usage.prompt, usage.completion, usage.cached) if price else None
 
     async def conclude(self, ledger: Ledger, question: Question, *, text: str, waits: bool = True) -> tuple[str, Usage]:
         """What follows `</think>` for the closed reasoning `text`, the answer's lead included.

@@ -112,16 +112,17 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
     status.add_argument("--json", action="store_true", help="print one JSON object")
 
-    export = add("export", _export, "write the accepted trajectories of a run, or its step preferences")
+    export = add("export", _export, "write the accepted trajectories of a run, its step preferences, or all its steps")
     export.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
     export.add_argument(
         "--to",
         metavar="FILE",
-        help="the file to write; default: export/messages.jsonl or export/preferences.jsonl in the run's folder",
+        help="the file to write; default: messages.jsonl, preferences.jsonl or nodes.jsonl in the run's folder's export/",
     )
     what = export.add_mutually_exclusive_group()
     what.add_argument("--best", action="store_true", help="only the best trajectory of each question")
     what.add_argument("--preferences", action="store_true", help="pairs of sibling steps, a kept one and a pruned one")
+    what.add_argument("--nodes", action="store_true", help="every step ever proposed: author, score, why it was pruned, cost")
 
     evaluate = add("evaluate", _evaluate, "measure a model on a configuration's held-out questions")
     _takes_config(evaluate)
@@ -168,7 +169,7 @@ def _status(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from orchestrator import commands
 
-    what = "preferences" if options.preferences else "trajectories"
+    what = "preferences" if options.preferences else "nodes" if options.nodes else "trajectories"
     return commands.export(options.run_dir, options.to, what=what, best_only=options.best)
 
 

@@ -22,12 +22,14 @@ from configs.schema import RunConfig
 from orchestrator.daemon import drained
 from orchestrator.estimate import show_estimate
 from orchestrator.evaluate import accuracy, measure
-from orchestrator.export import export_messages, export_preferences
+from orchestrator.export import export_messages, export_nodes, export_preferences
 from orchestrator.folder import Folder, held
 from orchestrator.logs import logging_to
 from orchestrator.progress import showing
 from orchestrator.summary import show, summarise
 from store.store import open_store
+
+Exported = Literal["trajectories", "preferences", "nodes"]
 
 
 def run(config: RunConfig, *, sample: int | None, as_json: bool) -> int:
@@ -64,16 +66,18 @@ def status(run_dir: str, *, as_json: bool) -> int:
     return 0
 
 
-def export(run_dir: str, to: str | None, *, what: Literal["trajectories", "preferences"], best_only: bool) -> int:
-    """Write the accepted trajectories, or the step preferences, of a run, living or finished."""
+def export(run_dir: str, to: str | None, *, what: Exported, best_only: bool) -> int:
+    """Write the accepted trajectories, the step preferences, or all nodes of a run, living or finished."""
     folder, config = _existing(run_dir)
-    path = Path(to).absolute() if to else folder.messages if what == "trajectories" else folder.preferences
+    path = Path(to).absolute() if to else folder.exported("messages" if what == "trajectories" else what)
     system = config.students[0].system if config.students else None
 
     async def write() -> int:
         async with open_store(folder.database, create=False, read_only=True) as store:
             if what == "trajectories":
                 return await export_messages(store, path, system=system, best_only=best_only)
+            if what == "nodes":
+                return await export_nodes(store, path)
             return await export_preferences(store, path, system=system, segmentation=config.search.segmentation)
 
     sys.stdout.write(f"{asyncio.run(write())} {what} in {path}\n")

@@ -2,6 +2,7 @@
 
     messages      JSONL, one accepted trajectory a line, with its scores and teachers beside the text
     preferences   JSONL, one pair of sibling steps a line: one that was kept, one that was pruned, with scores and margin
+    nodes         JSONL, one step that was ever proposed a line: by whom, its score, what became of it and why, what it cost
 
 Invariant: a file is there whole or not at all.
 """
@@ -38,8 +39,17 @@ async def export_preferences(
     store: Store, path: Path, *, system: str | None = None, segmentation: Segmentation = "header"
 ) -> int:
     """Write the step preferences of the settled questions to `path`; how many were written. Raises `FolderError`."""
-    rows = (_pair(tree, preference, system, segmentation) async for tree in _settled(store) for preference in preferences(tree))
+    rows = (
+        _pair(tree, preference, system, segmentation)
+        async for tree in _trees(store, settled=True)
+        for preference in preferences(tree)
+    )
     return await _written(path, rows)
+
+
+async def export_nodes(store: Store, path: Path) -> int:
+    """Write every step of every tree to `path`; how many were written. Raises `FolderError`."""
+    return await _written(path, (_step(node) async for tree in _trees(store) for node in tree.nodes.values()))
 
 
 async def _written(path: Path, rows: AsyncIterator[dict[str, Any]]) -> int:
@@ -67,13 +77,33 @@ async def _accepted(store: Store) -> AsyncIterator[tuple[Question, Trajectory, V
         cursor = page[-1].cursor
 
 
-async def _settled(store: Store) -> AsyncIterator[Tree]:
+async def _trees(store: Store, *, settled: bool = False) -> AsyncIterator[Tree]:
     position = -1
     while page := await store.questions("train", after=position, limit=_PAGE):
         for placed in page:
-            if placed.state in (QuestionState.SOLVED, QuestionState.UNSOLVED):
+            if not settled or placed.state in (QuestionState.SOLVED, QuestionState.UNSOLVED):
                 yield plant(placed.question, await store.tree(placed.question.id))
         position = page[-1].position
+
+
+def _step(node: Node) -> dict[str, Any]:
+    return {
+        "id": node.id,
+        "question": node.question,
+        "parent": node.parent,
+        "depth": node.depth,
+        "text": node.step.text,
+        "finish": node.step.finish,
+        "authors": list(node.authors),
+        "score": node.score.value,
+        "prover": node.score.prover,
+        "target": node.score.target,
+        "state": node.state.value,
+        "rank": node.rank,
+        "reason": node.reason,
+        "tokens": {"prompt": node.usage.prompt, "cached": node.usage.cached, "completion": node.usage.completion},
+        "cost": node.cost,
+    }
 
 
 def _pair(tree: Tree, preference: Preference, system: str | None, segmentation: Segmentation) -> dict[str, Any]:

@@ -56,12 +56,11 @@ class Folder:
     @property
     def messages(self) -> Path:
         """The exported trajectories."""
-        return self.root / "export" / "messages.jsonl"
+        return self.exported("messages")
 
-    @property
-    def preferences(self) -> Path:
-        """Step preferences, when they are asked for."""
-        return self.root / "export" / "preferences.jsonl"
+    def exported(self, what: str) -> Path:
+        """Where an export goes when it is not said where."""
+        return self.root / "export" / f"{what}.jsonl"
 
     @property
     def servers(self) -> Path:

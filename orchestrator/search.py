@@ -122,7 +122,7 @@ def advance(
         expanded=tuple(beam for beam in beams if beam is not None),
         kept=tuple(node for node in beam if node.state is NodeState.OPEN),
         finished=tuple(node for node in beam if node.state is NodeState.FINISHED),
-        pruned=tuple(replace(node, state=NodeState.PRUNED) for node in rest),
+        pruned=tuple(pruned(node, f"place {node.rank + 1} of {len(pool)}, {len(beam)} are kept") for node in rest),
     )
 
 
@@ -137,7 +137,7 @@ def latecomers(tree: Tree, scored: Sequence[tuple[Candidate, Score]], *, search:
     return Advance(
         question=tree.question.id,
         late=tuple(replace(node, state=NodeState.LATE) for node in new if node not in again),
-        pruned=tuple(replace(node, state=NodeState.PRUNED) for node in again),
+        pruned=tuple(pruned(node, "came late, and the same step was there already") for node in again),
     )
 
 
@@ -149,7 +149,12 @@ def best(tree: Tree, value: Callable[[Node], float] = lambda node: node.score.va
 def closing(tree: Tree) -> Advance:
     """The last Advance of a tree: beams that are still open when the search ends are pruned; what was late stays so."""
     left = tree.in_state(NodeState.OPEN)
-    return Advance(question=tree.question.id, pruned=tuple(replace(node, state=NodeState.PRUNED) for node in left))
+    return Advance(question=tree.question.id, pruned=tuple(pruned(node, "open when the search ended") for node in left))
+
+
+def pruned(node: Node, reason: str) -> Node:
+    """`node`, pruned for this reason."""
+    return replace(node, state=NodeState.PRUNED, reason=reason)
 
 
 def node_id(question: Question, candidate: Candidate, run: str) -> str:
@@ -171,6 +176,7 @@ def node_of(tree: Tree, candidate: Candidate, score: Score, search: Search, run:
         usage=candidate.usage,
         score=score,
         state=NodeState.OPEN,
+        cost=candidate.cost,
     )
     return replace(node, state=_state(tree, node, search))
 

@@ -26,7 +26,7 @@ from typing import Literal, Protocol
 
 from agents.teacher import Writes
 from configs.schema import Search
-from orchestrator.search import Tree, advance, best, frontier, node_of, spent
+from orchestrator.search import Tree, advance, best, frontier, node_of, pruned, spent
 from store.types import Advance, Candidate, Node, NodeState, Score, content_id
 
 Scoring = Literal["perplexity", "answers", "rollout"]
@@ -183,7 +183,7 @@ class Integration:
         search = self.search.model_copy(update={"beam": max(1, width)})
         known = replace(tree, nodes={}) if merges else tree
         change = advance(known, (), scored, search=search, run=self.run, teachers=self.teachers)
-        left = [replace(node, state=NodeState.PRUNED) for node in tree.in_state(NodeState.FINISHED) if merges]
+        left = [pruned(node, "one reasoning was made from all of them") for node in tree.in_state(NodeState.FINISHED) if merges]
         return replace(change, pruned=(*change.pruned, *left))
 
     def best(self, tree: Tree) -> list[Node]:
@@ -231,7 +231,10 @@ class Rollouts:
             expanded=expanded,
             kept=tuple(node for node in new if node.state is NodeState.OPEN),
             finished=tuple(ranked[: self.search.beam]),
-            pruned=tuple(replace(node, state=NodeState.PRUNED) for node in ranked[self.search.beam :]),
+            pruned=tuple(
+                pruned(node, f"place {node.rank + 1} of {len(ranked)} finished, {self.search.beam} are kept")
+                for node in ranked[self.search.beam :]
+            ),
         )
 
     def best(self, tree: Tree) -> list[Node]:

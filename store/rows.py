@@ -120,6 +120,8 @@ def node_row(node: Node) -> Columns:
         "logprobs": _encode(score.logprobs),
         "prover": score.prover,
         "target": _one_of(score.target, _TARGETS),
+        "cost": None if node.cost is None else _finite(node.cost),
+        "reason": node.reason,
         **_usage_columns(node.usage),
     }
 
@@ -137,6 +139,8 @@ def node_of(row: Row) -> Node:
         usage=_usage(row),
         score=Score(value=row["score"], logprobs=tuple(json.loads(row["logprobs"])), prover=row["prover"], target=row["target"]),
         state=NodeState(row["state"]),
+        cost=row["cost"],
+        reason=row["reason"],
     )
 
 

@@ -81,6 +81,8 @@ class NodeRow(_Row, table=True):
     logprobs: str
     prover: str
     target: str
+    cost: float | None
+    reason: str
 
 
 class CallRow(_Row, table=True):

@@ -105,12 +105,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A proposed next step of the beam `parent` (None at the root); `authors` are all teachers that proposed this text."""
+    """A proposed next step of the beam `parent` (None at the root); `authors` are all teachers that proposed this text.
+
+    `usage` and `cost`, in US dollars (None where no price is known), are what the first of them took.
+    """
 
     parent: str | None
     step: Step
     usage: Usage
     authors: tuple[str, ...]
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +129,8 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A scored candidate in its question's tree; `rank` is its place among the candidates of its depth, best first."""
+    """A scored candidate in its question's tree; `rank` is its place among those it last competed with, best first, and
+    `reason` says why it was pruned."""
 
     id: str
     question: str
@@ -137,6 +142,8 @@ class Node:
     usage: Usage
     score: Score
     state: NodeState
+    cost: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,11 @@ def _set_question(key: str = "key") -> Update:
 _SET_QUESTION = _set_question()
 
 _NODE_NOW = select(_node.c.state, _node.c.rank).where(_node.c.id == bindparam("key"))
-_SET_NODE = update(_node).values(state=bindparam("to"), rank=bindparam("place")).where(_node.c.id == bindparam("key"))
+_SET_NODE = (
+    update(_node)
+    .values(state=bindparam("to"), rank=bindparam("place"), reason=bindparam("why"))
+    .where(_node.c.id == bindparam("key"))
+)
 
 _checkpoint = insert(table(tables.CheckpointRow))
 _kept, _given = table(tables.CheckpointRow).c, _checkpoint.excluded
@@ -245,10 +249,10 @@ def _put_node(tx: Transaction, row: Columns) -> bool:
     if tx.change(_NEW_NODE, row):
         tx.count(f"nodes.{row['state']}")
         return True
-    return _move_node(tx, row["id"], NodeState(row["state"]), row["rank"])
+    return _move_node(tx, row["id"], NodeState(row["state"]), row["rank"], row["reason"])
 
 
-def _move_node(tx: Transaction, node: str, to: NodeState, rank: int | None = None) -> bool:
+def _move_node(tx: Transaction, node: str, to: NodeState, rank: int | None = None, reason: str = "") -> bool:
     found = tx.rows(_NODE_NOW, {"key": node})
     if not found:
         raise StoreError(f"node {node} is not in the store")
@@ -258,7 +262,7 @@ def _move_node(tx: Transaction, node: str, to: NodeState, rank: int | None = Non
     rank = place if rank is None else rank
     if (state, place) == (to, rank):
         return False
-    tx.change(_SET_NODE, {"key": node, "to": to.value, "place": rank})
+    tx.change(_SET_NODE, {"key": node, "to": to.value, "place": rank, "why": reason})
     tx.count(f"nodes.{state.value}", -1)
     tx.count(f"nodes.{to.value}")
     return True

@@ -110,6 +110,27 @@ def test_step_preferences_are_exported_as_pairs_that_share_all_but_their_last_st
     assert "not allowed with argument" in refused.err
 
 
+def test_every_step_ever_proposed_is_listed_with_its_author_score_fate_and_cost(home: Path) -> None:
+    prices = {"engines.scripted.price": "{prompt: 1, completion: 10}"}
+    fine("run", "run.yaml", "--set", "name=told", "--set", "search.beam=1", *_set(prices), cwd=home)
+    told = fine("export", "runs/told", "--nodes", cwd=home).out
+    path = home / "runs/told/export/nodes.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert told == f"{len(lines)} nodes in {path}\n"
+    dump = kept(home / "runs/told").dump
+    assert {line["id"] for line in lines} == {row["id"] for row in dump["node"]}
+    for line in lines:
+        assert bool(line["reason"]) == (line["state"] == "pruned")
+        assert line["cost"] == (line["tokens"]["prompt"] + 10 * line["tokens"]["completion"]) / 1e6
+        assert line["authors"]
+        assert 0 <= line["score"] <= 1
+    assert {line["reason"] for line in lines} >= {"", "place 2 of 2, 1 are kept"}
+
+
+def _set(values: dict[str, str]) -> list[str]:
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
 def test_the_recipes_are_listed_with_what_they_are_for(tmp_path: Path) -> None:
     lines = fine("recipes", cwd=tmp_path).out.splitlines()
     assert {"quickstart", "scripted"} <= {line.split()[0] for line in lines}
