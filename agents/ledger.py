@@ -77,6 +77,7 @@ class Ledger:
         self._terms = terms
         self._failed = {failure.request: failure for failure in failures if failure.request}
         self._asking: dict[str, asyncio.Event] = {}
+        self._begun = time.monotonic()
 
     async def generate(
         self, model: Model, purpose: Purpose, prompt: Prompt, *, agent: str, waits: bool = True, **sampling: Any
@@ -194,7 +195,7 @@ class Ledger:
 
         try:
             (response, usage), latency_s = await asked.model.gate.ask(
-                one_try, tokens=_tokens(most), used=lambda found: _tokens(found[0][1])
+                one_try, begun=self._begun, tokens=_tokens(most), used=lambda found: _tokens(found[0][1])
             )
         finally:
             if budget and reservation:

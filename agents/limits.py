@@ -6,7 +6,8 @@
                                                    └──▶ error, after its last try; `Parked` when it fails for everyone
 
 Invariant: every call ends, as an answer or as an error, within its tries and `give_up_s` after it was first sent; one that is
-cancelled gives its place back. First come, first served; a retry has its old place.
+cancelled gives its place back. What was begun first goes first, so that a tree is finished while servers still hold its
+prefixes, and nothing waits for ever; of one tree, and among equals, first come, first served. A retry has its old place.
 Not covered: money (`budget.py`), rows (`ledger.py`), how much a server takes (`flow.py`), when it is parked (`breaker.py`).
 """
 
@@ -48,7 +49,7 @@ LOOK_S = 0.2
 class _Ticket:
     """One call's place in the queue. `way` is how it failed last, `same` how often in a row."""
 
-    order: int
+    order: tuple[float, int]
     tokens: int
     granted: asyncio.Future[None] | None = None
     not_before: float = -math.inf
@@ -101,8 +102,8 @@ class Gate:
         self._requests = _Rate(self._limits.requests_per_minute)
         self._tokens = _Rate(self._limits.tokens_per_minute)
         self._paced_until = -math.inf
-        self._ready: list[tuple[int, _Ticket]] = []
-        self._later: list[tuple[float, int, _Ticket]] = []
+        self._ready: list[tuple[tuple[float, int], _Ticket]] = []
+        self._later: list[tuple[float, tuple[float, int], _Ticket]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._orders = itertools.count()
         self._in_flight = 0
@@ -132,13 +133,21 @@ class Gate:
         if self.gone:
             raise self.gone
 
-    async def ask(self, call: Callable[[], Awaitable[T]], *, tokens: int = 0, used: Callable[[T], int] | None = None) -> T:
+    async def ask(
+        self,
+        call: Callable[[], Awaitable[T]],
+        *,
+        begun: float = 0.0,
+        tokens: int = 0,
+        used: Callable[[T], int] | None = None,
+    ) -> T:
         """What `call` gives, when its turn has come and after as many tries as it may have.
 
-        `tokens` is what it may take of the rate of tokens, `used` what it did take. Raises `Parked` while the engine is
+        `begun` is when the question was that it belongs to, in seconds: the older one goes first. `tokens` is what it may take
+        of the rate of tokens, `used` what it did take. Raises `Parked` while the engine is
         parked, `Quarantined`, or what `call` raised last.
         """
-        ticket = _Ticket(order=next(self._orders), tokens=tokens, num_answers=self._num_answers)
+        ticket = _Ticket(order=(begun, next(self._orders)), tokens=tokens, num_answers=self._num_answers)
         while True:
             await self._admitted(ticket)
             try:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from stub_server import limited, says, serving
+from three_teachers import NAMES, Stage, configured
 
-from agents.engines.base import Message, Prompt, together
+from agents.engines.base import Completion, Message, Prompt, together
 from agents.engines.openai import OpenAIEngine
+from agents.engines.scripted import ScriptedEngine
 from agents.errors import Broken, EngineError, Parked, Quarantined, Retryable, Terminal, Throttled, TimedOut
+from agents.ledger import Model
 from agents.limits import MOST_TURNED_AWAY, Gate
 from configs.engines import EngineLimits
 from configs.engines import OpenAIEngine as Config
+from configs.engines import ScriptedEngine as Scripted
 
 Call = Callable[[], Awaitable[Any]]
 
@@ -81,6 +87,41 @@ def test_first_come_first_served_and_a_retry_has_its_old_place() -> None:
     asyncio.run(work())
     assert log[:2] == ["first", "second"]
     assert log.index("first", 1) in (2, 3), "as soon as its wait is over, before those that came later"
+
+
+def test_what_was_begun_first_goes_first_whenever_it_comes() -> None:
+    log: list[str] = []
+
+    async def work() -> None:
+        one = gate(in_flight=1)
+        asked = [(0.0, "now"), (3.0, "young"), (2.0, "old"), (3.0, "young too"), (1.0, "oldest")]
+        await together([one.ask(taking(0.02, log, name), begun=begun) for begun, name in asked])
+
+    asyncio.run(work())
+    assert log == ["now", "oldest", "old", "young", "young too"]
+
+
+def test_of_many_questions_the_one_begun_first_is_finished_while_its_prefixes_are_warm(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Slow(ScriptedEngine):
+        async def generate(self, prompt: Prompt, **sampling: Any) -> list[Completion]:
+            asked.append(prompt.messages[-1].content)
+            return await super().generate(prompt, **sampling)
+
+    async def work() -> None:
+        stage = Stage(steps=4)
+        slow = Slow(Scripted(kind="scripted", latency_s=0.01, steps=4))
+        shared = Model(name="slow", identity="slow", engine=slow, gate=gate(in_flight=1))
+        stage.models.update({name: replace(shared, name=name) for name in NAMES})
+        async with stage.life(tmp_path / "run.db", configured(beam=2), 6) as life:
+            await life.solve(at_once=6)
+
+    asyncio.run(work())
+    first, num = asked[0], len(asked)
+    of_first = [place for place, text in enumerate(asked) if text == first]
+    assert num > 5 * len(of_first)
+    assert of_first[-1] < 2.5 * len(of_first), "the others are asked only while it is being scored"
 
 
 def test_one_that_is_cancelled_gives_its_place_back_wherever_it_was() -> None:
