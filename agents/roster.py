@@ -99,7 +99,7 @@ async def _open(stack: AsyncExitStack, models: dict[str, Model], servers: Server
 
 
 def _replayed(name: str, config: EngineConfig) -> Model:
-    return Model(name=name, identity=content_id(lasting(config), None), engine=Nobody())
+    return Model(name=name, identity=content_id(lasting(config), None), engine=Nobody(), price=config.price)
 
 
 def _limited(model: Model, config: RunConfig, tell: Tell) -> Model:
