@@ -45,13 +45,13 @@ def _fold(x: int, _: int) -> int:
 KINDS: dict[str, Kind] = {
     "add": Kind(
         lambda x, k: (x + k) % MODULUS,
-        (3, 4, 5, 6, 7, 8, 9),
+        (4, 6, 7, 9),
         ("add {k}", "increase it by {k}"),
         ("Add {k} to {x} to get {y}.", "{x} plus {k} is {y}.", "Increase {x} by {k}: {y}."),
     ),
     "subtract": Kind(
         lambda x, k: (x - k) % MODULUS,
-        (3, 4, 5, 6, 7, 8, 9),
+        (3, 5, 7, 8),
         ("subtract {k}", "decrease it by {k}"),
         ("Subtract {k} from {x} to get {y}.", "{x} minus {k} is {y}.", "Decrease {x} by {k}: {y}."),
     ),
@@ -81,7 +81,7 @@ KINDS: dict[str, Kind] = {
     ),
     "lift": Kind(
         _lift,  # without a carry
-        (1, 2, 3, 4, 5),
+        (2, 3, 4),
         ("lift both digits by {k}", "make each digit {k} more"),
         ("Lift both digits of {x} by {k} to get {y}.", "{x} with each digit {k} more is {y}.", "Lift {x} by {k} and {k}: {y}."),
     ),

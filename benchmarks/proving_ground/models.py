@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,8 +46,8 @@ class Recipe:
     """Most operations of a chain."""
 
 
-def train(recipe: Recipe, folder: Path) -> float:
-    """Train and save; the seconds that it took. Leaves torch's threads and its generator as they were."""
+def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Train and save; what it took and what came out. Leaves torch's threads and its generator as they were."""
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)
     try:
@@ -56,7 +57,7 @@ def train(recipe: Recipe, folder: Path) -> float:
         torch.set_rng_state(state)
 
 
-def _train(recipe: Recipe, folder: Path) -> float:
+def _train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     tokenizer = make(recipe.tokenizer)
     torch.manual_seed(recipe.seed)
@@ -64,8 +65,10 @@ def _train(recipe: Recipe, folder: Path) -> float:
     model.train()
     optimizers = _optimizers(model, recipe.learning_rate)
     padding = tokenizer.convert_tokens_to_ids(PAD)
+    losses: list[float] = []
     for update, rows in enumerate(_batches(recipe, tokenizer)):
         loss = _loss(model, rows, padding)
+        losses.append(loss.item())
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -76,7 +79,13 @@ def _train(recipe: Recipe, folder: Path) -> float:
     disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return time.monotonic() - started
+    return {
+        "recipe": asdict(recipe),
+        "parameters": model.num_parameters(),
+        "vocabulary": len(tokenizer),
+        "loss": sum(losses[-POOL:]) / len(losses[-POOL:]),
+        "seconds": time.monotonic() - started,
+    }
 
 
 def _shape(recipe: Recipe, vocabulary: int, end: int) -> LlamaConfig:
