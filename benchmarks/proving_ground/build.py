@@ -38,6 +38,7 @@ PROVERS = (
     Recipe(name="strong", tokenizer="trailing", skill=Skill(unfinished=0.6, wrong=0.3), layers=4, updates=1800),
     Recipe(name="weak", tokenizer="trailing", skill=Skill(unfinished=0.6, wrong=0.3), layers=2, width=64, updates=500),
 )
+ASKED = Sizes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class Plan:
     seed: int = 0
     teachers: tuple[Recipe, ...] = TEACHERS
     provers: tuple[Recipe, ...] = PROVERS
-    sizes: Sizes = Sizes()
+    sizes: Sizes = ASKED
 
     def seeded(self, recipe: Recipe) -> Recipe:
         """`recipe` with this plan's seed: two seeds are two different houses of models."""
@@ -129,7 +130,7 @@ def _train(missing: Sequence[tuple[Recipe, Path]], processes: int, tell: Callabl
     """The longest training first, so that no process waits long for the last one."""
     ordered = sorted(missing, key=lambda each: -each[0].updates * each[0].layers * each[0].width)
     if missing:
-        tell(f"training {', '.join(recipe.name for recipe, _ in ordered)} in {folder_of(ordered)}")
+        tell(f"training {', '.join(recipe.name for recipe, _ in ordered)} in {ordered[0][1].parent}")
     if processes == 1 or len(ordered) < 2:
         for recipe, place in ordered:
             tell(_made(recipe, place))
@@ -138,11 +139,6 @@ def _train(missing: Sequence[tuple[Recipe, Path]], processes: int, tell: Callabl
     with ProcessPoolExecutor(min(processes, len(ordered)), mp_context=get_context("spawn")) as pool:
         for line in pool.map(_made, *zip(*ordered, strict=True)):
             tell(line)
-
-
-def folder_of(missing: Sequence[tuple[Recipe, Path]]) -> Path:
-    """Where they are kept."""
-    return missing[0][1].parent
 
 
 def _made(recipe: Recipe, place: Path) -> str:

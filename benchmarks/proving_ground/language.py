@@ -172,12 +172,20 @@ class Problem:
         return len(self.operations) >= 3 and zlib.crc32(self.key.encode()) % 8 == 0
 
 
-def draw(chance: random.Random, length: int, *, reserved: bool, frames: Sequence[Frame] = FRAMES) -> Problem:
-    """A random problem of `length` operations, from those that may be asked or from the others. No kind twice in a row."""
+def draw(
+    chance: random.Random,
+    length: int,
+    *,
+    reserved: bool,
+    frames: Sequence[Frame] = FRAMES,
+    weights: Sequence[float] | None = None,
+) -> Problem:
+    """A random problem of `length` operations, from those that may be asked or from the others. No kind twice in a row;
+    `weights` are those of the kinds."""
     while True:
         kinds: list[str] = []
         while len(kinds) < length:
-            kind = chance.choice(list(KINDS))
+            (kind,) = chance.choices(list(KINDS), weights)
             if kinds[-1:] != [kind]:
                 kinds.append(kind)
         operations = tuple(Operation(kind, chance.choice(KINDS[kind].operands), chance.randrange(2)) for kind in kinds)

@@ -94,14 +94,14 @@ async def mixed(models: Mapping[str, Engine], best_at: Mapping[str, str], proble
 
     async def one(problem: Problem) -> bool:
         told: list[str] = []
-        for operation in problem.operations:
-            model = models[best_at[operation.kind]]
+        writers = [models[best_at[operation.kind]] for operation in problem.operations]
+        for model in writers:
             completion = await _propose(model, problem, told)
             told.append(f"{header(len(told) + 1)} {completion.text.strip()}")
             if completion.stop == STOPS[1]:
                 break
         prompt = prompts.conclude(question(problem), "\n".join(told), ASKING)
-        (completion,) = await model.generate(prompt, max_tokens=ANSWER_TOKENS, stop=("\n",), temperature=0.0)
+        (completion,) = await writers[len(told) - 1].generate(prompt, max_tokens=ANSWER_TOKENS, stop=("\n",), temperature=0.0)
         return right_answer(problem, ASKING.answer_prefix + completion.text)
 
     return await _all([one(problem) for problem in problems])

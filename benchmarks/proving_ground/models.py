@@ -61,10 +61,10 @@ def _train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     tokenizer = make(recipe.tokenizer)
     torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(_shape(recipe, len(tokenizer), tokenizer.convert_tokens_to_ids(END)))
+    model = LlamaForCausalLM(_shape(recipe, len(tokenizer), tokenizer.get_vocab()[END]))
     model.train()
     optimizers = _optimizers(model, recipe.learning_rate)
-    padding = tokenizer.convert_tokens_to_ids(PAD)
+    padding = tokenizer.get_vocab()[PAD]
     losses: list[float] = []
     for update, rows in enumerate(_batches(recipe, tokenizer)):
         loss = _loss(model, rows, padding)

@@ -17,7 +17,7 @@ from typing import Any
 
 from store.reasoning import closed_reasoning, header
 
-from .language import VOICES, Problem, draw, slip
+from .language import KINDS, VOICES, Problem, draw, slip
 from .tokens import ANSWER, END, cut_at_answer, encode
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 7)
@@ -39,6 +39,12 @@ class Skill:
     """Share of rows that end in the answer before, or at, the end of the chain; the loss is on the answer only."""
     wrong: float = 0.0
     """Share of the unfinished rows with a wrong step."""
+
+    @property
+    def weights(self) -> list[float]:
+        """How often each kind is trained on. One with operands has more to learn: after 700 even updates it stood at 10 to
+        60%, and the others at 100%. What goes wrong anyway needs no care."""
+        return [1.0 if name in self.poor else len(kind.operands) ** 0.5 for name, kind in KINDS.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ def values(chance: random.Random, problem: Problem, goes_wrong: Sequence[bool]) 
 def row(chance: random.Random, skill: Skill, tokenizer: Any, longest: int) -> Row:
     """One row of training."""
     length = min(chance.choices(LENGTHS, WEIGHTS)[0], longest)
-    problem = draw(chance, length, reserved=False)
+    problem = draw(chance, length, reserved=False, weights=skill.weights)
     voices = [skill.voice if chance.random() < 0.7 else chance.randrange(VOICES) for _ in range(length)]
     if chance.random() < skill.unfinished:
         return _unfinished(chance, skill, tokenizer, problem, voices)
