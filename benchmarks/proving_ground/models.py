@@ -41,7 +41,7 @@ class Recipe:
     heads: int = 4
     updates: int = 1000
     batch: int = 32
-    learning_rate: float = 5e-3
+    learning_rate: float = 1.5e-2
     longest: int = 7
     """Most operations of a chain."""
 

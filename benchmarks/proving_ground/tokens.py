@@ -36,7 +36,7 @@ CUTS: dict[str, str] = {
     "digits": _MARKS + r" ?[A-Za-z]+| ?\d",
     "mixed": _MARKS + r" ?[A-Za-z]{1,5}| ?[1-4]\d(?!\d)| ?\d",
     "spelled": _MARKS + r" ?[A-Za-z]{1,3}|\d",
-    "trailing": _MARKS_WITH_BLANKS + r"[A-Za-z]+ ?|\d{1,2} ?|[.,:;?] ",
+    "trailing": _MARKS_WITH_BLANKS + r"[A-Za-z]+ ?|\d{1,2} ?",
 }
 MOST_STEPS = 12
 
