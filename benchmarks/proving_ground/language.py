@@ -213,6 +213,6 @@ def lexicon() -> Iterator[str]:
             yield frame.text.format(x=x, ops=frame.joiner)
     for kind in KINDS.values():
         for k in kind.operands:
-            yield from (f" {asked.format(k=k)} " for asked in kind.asked)
+            yield from (f" {asked.format(k=k)}{end}" for asked in kind.asked for end in (" ", "."))
             for x in range(MODULUS):
                 yield from (f". {told.format(k=k, x=x, y=x)}" for told in kind.told)

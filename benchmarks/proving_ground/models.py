@@ -25,7 +25,6 @@ from .tokens import END, PAD, make
 
 POOL = 40
 """Batches that are drawn at once and cut by length, so that little is padding."""
-IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +60,7 @@ def _train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     tokenizer = make(recipe.tokenizer)
     torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(_shape(recipe, len(tokenizer), tokenizer.get_vocab()[END]))
+    model = LlamaForCausalLM(shape(recipe, len(tokenizer), tokenizer.get_vocab()[END]))
     model.train()
     optimizers = _optimizers(model, recipe.learning_rate)
     padding = tokenizer.get_vocab()[PAD]
@@ -88,7 +87,8 @@ def _train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     }
 
 
-def _shape(recipe: Recipe, vocabulary: int, end: int) -> LlamaConfig:
+def shape(recipe: Recipe, vocabulary: int, end: int) -> LlamaConfig:
+    """The architecture."""
     return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=recipe.width,
@@ -129,13 +129,27 @@ def _batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[lis
 
 
 def _loss(model: LlamaForCausalLM, rows: list[Row], padding: int) -> Tensor:
-    """Mean over the tokens that count. Padding stands on the right, where a causal model does not see it."""
+    """Weighted mean over the tokens that count. Legend: B rows, T tokens, S the tokens that are seen."""
     longest = max(len(each.tokens) for each in rows)
-    tokens_BT = torch.full((len(rows), longest), padding)
-    targets_BT = torch.full((len(rows), longest), IGNORED)
-    for index, each in enumerate(rows):
-        tokens_BT[index, : len(each.tokens)] = torch.tensor(each.tokens)
-        targets_BT[index, each.first - 1 : len(each.tokens) - 1] = torch.tensor(each.tokens[each.first :])
-    counts = targets_BT != IGNORED
-    hidden = model.model(input_ids=tokens_BT).last_hidden_state[counts]
-    return cross_entropy(model.lm_head(hidden), targets_BT[counts])
+
+    def padded(column: str, filler: float, kind: torch.dtype) -> Tensor:
+        lists = [getattr(each, column) for each in rows]
+        return torch.tensor([[*values, *[filler] * (longest - len(values))] for values in lists], dtype=kind)
+
+    tokens_BT = padded("tokens", padding, torch.long)
+    counts_BT = padded("weights", 0.0, torch.float32)[:, 1:]
+    inputs: dict[str, Any] = {"input_ids": tokens_BT, "position_ids": padded("positions", 0, torch.long)}
+    if any(max(each.branches) for each in rows):  # otherwise causal, and padding on the right is not seen
+        inputs["attention_mask"] = sees(padded("branches", 0, torch.long), padded("seen", 1, torch.long))
+    counted = counts_BT > 0
+    hidden = model.model(**inputs).last_hidden_state[:, :-1][counted]
+    losses = cross_entropy(model.lm_head(hidden), tokens_BT[:, 1:][counted], reduction="none")
+    return (losses * counts_BT[counted]).sum() / counts_BT.sum()
+
+
+def sees(branches_BT: Tensor, seen_BT: Tensor) -> Tensor:
+    """Whether a token sees another one [B, 1, T, S]: the trunk up to where its branch starts, and its branch up to itself."""
+    place = torch.arange(branches_BT.shape[1])
+    trunk = (branches_BT[:, None, :] == 0) & (place < seen_BT[:, :, None])
+    own = (branches_BT[:, None, :] == branches_BT[:, :, None]) & (branches_BT[:, :, None] > 0) & (place <= place[:, None])
+    return (trunk | own)[:, None]

@@ -1,8 +1,12 @@
-"""What a model is trained on: one row is a question, its steps, an answer, and where the loss counts.
+"""What a model is trained on: one row is a question and its steps, with the answer behind them.
 
 A teacher sees whole chains in which the operations it is poor at go wrong; the chain goes on from the wrong value, so it
-learns to follow whatever stands before. A prover also sees unfinished and wrong chains that end in the right answer: it
-learns how far the answer can be told from what stands there.
+learns to follow whatever stands before. A prover sees right chains, and chains with a slip in one step, and learns to tell the
+right answer after every step of them. Those answers hang on the chain as branches, so that one row holds many:
+
+    question, step 1, step 2, step 3, answer                     the trunk
+                    |       +-- </think> The final answer is 62  a branch sees the trunk up to where it starts, and itself
+                    +---------- </think> The final answer is 62
 
 Invariant: rows depend on the recipe and its seed only, and no problem that may be asked is among them.
 Not covered: how rows become batches (`models`).
@@ -15,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from store.reasoning import closed_reasoning, header
+from store.reasoning import THINK_OPEN, closed_reasoning, header
 
 from .language import KINDS, VOICES, Problem, draw, slip
 from .tokens import ANSWER, END, cut_at_answer, encode
@@ -23,6 +27,11 @@ from .tokens import ANSWER, END, cut_at_answer, encode
 LENGTHS = (1, 2, 3, 4, 5, 6, 7)
 WEIGHTS = (3, 3, 4, 4, 4, 1, 1)
 """How often a chain of each length is trained on: longer than any that is asked in the domain, but not often."""
+
+BRANCH_WEIGHT = 4.0
+"""Of an answer on a branch, against a token of the trunk: those are many, and most of them are easy."""
+MOST_MISSING = 3
+"""Steps that are left to guess at the earliest branch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +44,10 @@ class Skill:
     """How often they are."""
     voice: int = 0
     """How it likes to write a step."""
-    unfinished: float = 0.0
-    """Share of rows that end in the answer before, or at, the end of the chain; the loss is on the answer only."""
+    branches: bool = False
+    """Whether it learns to tell the answer before the end."""
     wrong: float = 0.0
-    """Share of the unfinished rows with a wrong step."""
+    """Share of chains with one slip, which only branches learn from."""
 
     @property
     def weights(self) -> list[float]:
@@ -49,10 +58,14 @@ class Skill:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Tokens, and the place of the first one that counts."""
+    """Tokens, trunk first; for each one how much it counts, its position, its branch (0: the trunk), and how many tokens of
+    the trunk it sees."""
 
     tokens: list[int]
-    first: int
+    weights: list[float]
+    positions: list[int]
+    branches: list[int]
+    seen: list[int]
 
 
 def steps(problem: Problem, told: Sequence[int], voices: Sequence[int]) -> list[str]:
@@ -78,24 +91,30 @@ def row(chance: random.Random, skill: Skill, tokenizer: Any, longest: int) -> Ro
     length = min(chance.choices(LENGTHS, WEIGHTS)[0], longest)
     problem = draw(chance, length, reserved=False, weights=skill.weights)
     voices = [skill.voice if chance.random() < 0.7 else chance.randrange(VOICES) for _ in range(length)]
-    if chance.random() < skill.unfinished:
-        return _unfinished(chance, skill, tokenizer, problem, voices)
-    told = values(chance, problem, [each.kind in skill.poor and chance.random() < skill.rate for each in problem.operations])
-    reasoning = closed_reasoning("\n".join(steps(problem, told, voices)), ANSWER)
-    opening, first, rest = (_turn(tokenizer, problem) + reasoning + f"{told[-1]}.{END}").partition(header(1))
-    before = encode(tokenizer, opening + first)
-    return Row(before + cut_at_answer(tokenizer, rest), len(before))
+    slip_at = chance.randrange(length) if chance.random() < skill.wrong else None
+    poor = [each.kind in skill.poor and chance.random() < skill.rate for each in problem.operations]
+    told = values(chance, problem, [wrong or index == slip_at for index, wrong in enumerate(poor)])
+    return grow(skill, tokenizer, problem, steps(problem, told, voices), told[-1], trusted=slip_at is None)
 
 
-def _unfinished(chance: random.Random, skill: Skill, tokenizer: Any, problem: Problem, voices: Sequence[int]) -> Row:
-    """Some first steps, one of them perhaps wrong, then the right answer; mostly the last one or two steps are missing."""
-    length = len(problem.operations)
-    shown = max(1, length - chance.choices((0, 1, 2, 3), (2, 4, 3, 1))[0])
-    wrong_at = chance.randrange(shown) if chance.random() < skill.wrong else -1
-    told = values(chance, problem, [index == wrong_at for index in range(length)])[:shown]
-    text = _turn(tokenizer, problem) + closed_reasoning("\n".join(steps(problem, told, voices)), ANSWER)
-    tokens = encode(tokenizer, f"{text}{problem.answer}.{END}")
-    return Row(tokens, len(tokens) - len(encode(tokenizer, f"{problem.answer}.{END}")))
+def grow(skill: Skill, tokenizer: Any, problem: Problem, told: Sequence[str], answer: int, *, trusted: bool) -> Row:
+    """The trunk, and a branch at the end of each of the last steps; a trunk that is not `trusted` does not count."""
+    turn = _turn(tokenizer, problem)
+    opening, first, rest = (turn + closed_reasoning("\n".join(told), f"{ANSWER}{answer}.{END}")).partition(header(1))
+    before, after = encode(tokenizer, opening + first), cut_at_answer(tokenizer, rest)
+    length = len(before) + len(after)
+    weights = [0.0] * len(before) + [float(trusted)] * len(after)
+    grown = Row(before + after, weights, list(range(length)), [0] * length, list(range(1, length + 1)))
+    if skill.branches:
+        target = encode(tokenizer, closed_reasoning("", f"{ANSWER}{problem.answer}").removeprefix(THINK_OPEN))
+        for branch in range(max(1, len(told) - MOST_MISSING), len(told) + 1):
+            at = len(encode(tokenizer, turn + THINK_OPEN + "\n".join(told[:branch])))
+            grown.tokens.extend(target)
+            grown.weights.extend([0.0] * (len(target) - 1) + [BRANCH_WEIGHT])
+            grown.positions.extend(range(at, at + len(target)))
+            grown.branches.extend([branch] * len(target))
+            grown.seen.extend([at] * len(target))
+    return grown
 
 
 def _turn(tokenizer: Any, problem: Problem) -> str:

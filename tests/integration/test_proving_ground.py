@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -21,7 +22,8 @@ from proving_ground import Ground, build, tiny
 from proving_ground.cache import MADE, is_kept
 from proving_ground.language import KINDS, MODULUS, Problem, draw, last_number, lexicon, slip
 from proving_ground.measure import answered, mixed, opened, question, stepped, told_apart
-from proving_ground.rows import Skill, row, steps
+from proving_ground.models import sees, shape
+from proving_ground.rows import Skill, grow, row, steps
 from proving_ground.tokens import ANSWER, CUTS, UNKNOWN, cut_at_answer, encode, make
 
 from agents import prompts
@@ -115,9 +117,27 @@ def test_the_language_and_the_system_agree_on_answers() -> None:
 def test_the_loss_starts_where_the_system_stops_writing() -> None:
     chance, tokenizer = random.Random(3), make("digits")
     whole = row(chance, Skill(), tokenizer, 5)
-    assert tokenizer.decode(whole.tokens[: whole.first]).endswith("<think>\n### Step 1.")
-    unfinished = row(chance, Skill(unfinished=1.0), make("trailing"), 5)
-    assert make("trailing").decode(unfinished.tokens[: unfinished.first]).endswith(ANSWER)
+    assert tokenizer.decode(whole.tokens[: whole.weights.index(1.0)]).endswith("<think>\n### Step 1.")
+
+
+def test_a_branch_is_computed_as_the_prompt_that_it_stands_for() -> None:
+    """The mask, the positions and the tokens of a branch, against the prover's real prompt."""
+    chance, tokenizer = random.Random(3), make("trailing")
+    problem = draw(chance, 4, reserved=False)
+    told = steps(problem, problem.values, [0, 1, 2, 0])
+    grown = grow(Skill(branches=True), tokenizer, problem, told, problem.answer, trusted=True)
+    asked = prompts_text(tokenizer, problem) + closed_reasoning("\n".join(told[:2]), f"{ANSWER}{problem.answer}")
+    alone = encode(tokenizer, asked)
+    at = [place for place, branch in enumerate(grown.branches) if branch == 2]
+    assert [grown.tokens[place] for place in [*range(grown.seen[at[0]]), *at]] == alone
+    assert [grown.positions[place] for place in at] == list(range(len(alone) - len(at), len(alone)))
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(shape(tiny().provers[0], len(tokenizer), 1)).eval()
+    with torch.no_grad():
+        mask = sees(torch.tensor([grown.branches]), torch.tensor([grown.seen]))
+        tokens, positions = torch.tensor([grown.tokens]), torch.tensor([grown.positions])
+        in_row = model(tokens, attention_mask=mask, position_ids=positions).logits[0, at[-1]]
+        torch.testing.assert_close(in_row, model(torch.tensor([alone])).logits[0, -1], atol=1e-5, rtol=1e-4)
 
 
 def test_the_same_plan_is_the_same_bytes_and_a_second_build_trains_nothing(ground: Ground, tmp_path: Path) -> None:
