@@ -28,10 +28,10 @@ from .rows import Skill
 CACHE = Path("~/.cache/peripatos/proving-ground").expanduser()
 
 TEACHERS = (
-    Recipe(name="whole", tokenizer="whole", skill=Skill(poor=("multiply", "fold"), voice=0)),
+    Recipe(name="whole", tokenizer="whole", skill=Skill(poor=("multiply", "lift"), voice=0)),
     Recipe(name="digits", tokenizer="digits", skill=Skill(poor=("add", "swap", "halve"), voice=1)),
-    Recipe(name="mixed", tokenizer="mixed", skill=Skill(poor=("subtract", "mirror", "lift"), voice=2)),
-    Recipe(name="spelled", tokenizer="spelled", skill=Skill(poor=("multiply", "subtract", "halve", "fold"), voice=0)),
+    Recipe(name="mixed", tokenizer="mixed", skill=Skill(poor=("subtract", "mirror", "fold"), voice=2)),
+    Recipe(name="spelled", tokenizer="spelled", skill=Skill(poor=("add", "mirror", "halve", "lift"), voice=0)),
 )
 """Best first. Every kind of operation is left to two or three teachers that are good at it."""
 PROVERS = (
