@@ -35,8 +35,8 @@ TEACHERS = (
 )
 """Best first. Every kind of operation is left to two or three teachers that are good at it."""
 PROVERS = (
-    Recipe(name="strong", tokenizer="trailing", skill=Skill(branches=True, wrong=0.3), layers=4, updates=1200),
-    Recipe(name="weak", tokenizer="trailing", skill=Skill(branches=True, wrong=0.3), layers=2, width=64, updates=500),
+    Recipe(name="strong", tokenizer="trailing", skill=Skill(branches_from=0.4, wrong=0.25), layers=4, updates=1600),
+    Recipe(name="weak", tokenizer="trailing", skill=Skill(branches_from=0.4, wrong=0.25), layers=2, width=64, updates=800),
 )
 ASKED = Sizes()
 

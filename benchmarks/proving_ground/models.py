@@ -121,7 +121,7 @@ def _batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[lis
     chance = random.Random(f"{recipe.seed} {recipe.name}")
     for at in range(0, recipe.updates, POOL):
         count = min(POOL, recipe.updates - at)
-        rows = [row(chance, recipe.skill, tokenizer, recipe.longest) for _ in range(count * recipe.batch)]
+        rows = [row(chance, recipe.skill, tokenizer, recipe.longest, at / recipe.updates) for _ in range(count * recipe.batch)]
         rows.sort(key=lambda each: len(each.tokens))
         batches = [rows[i : i + recipe.batch] for i in range(0, len(rows), recipe.batch)]
         chance.shuffle(batches)

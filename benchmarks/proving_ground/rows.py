@@ -28,9 +28,9 @@ LENGTHS = (1, 2, 3, 4, 5, 6, 7)
 WEIGHTS = (3, 3, 4, 4, 4, 1, 1)
 """How often a chain of each length is trained on: longer than any that is asked in the domain, but not often."""
 
-BRANCH_WEIGHT = 4.0
+BRANCH_WEIGHT = 2.0
 """Of an answer on a branch, against a token of the trunk: those are many, and most of them are easy."""
-MOST_MISSING = 3
+MOST_MISSING = 2
 """Steps that are left to guess at the earliest branch."""
 
 
@@ -44,10 +44,11 @@ class Skill:
     """How often they are."""
     voice: int = 0
     """How it likes to write a step."""
-    branches: bool = False
-    """Whether it learns to tell the answer before the end."""
+    branches_from: float = 1.0
+    """After which share of its training it learns to tell the answer before the end, which it cannot before it knows the
+    operations: with branches from the start it knew neither after 600 updates. 1: never."""
     wrong: float = 0.0
-    """Share of chains with one slip, which only branches learn from."""
+    """Share of chains with one slip, from then on; only branches learn from them."""
 
     @property
     def weights(self) -> list[float]:
@@ -86,37 +87,44 @@ def values(chance: random.Random, problem: Problem, goes_wrong: Sequence[bool]) 
     return found
 
 
-def row(chance: random.Random, skill: Skill, tokenizer: Any, longest: int) -> Row:
-    """One row of training."""
+def row(chance: random.Random, skill: Skill, tokenizer: Any, longest: int, share: float) -> Row:
+    """One row of training, of which `share` is over."""
+    branches = share >= skill.branches_from
     length = min(chance.choices(LENGTHS, WEIGHTS)[0], longest)
     problem = draw(chance, length, reserved=False, weights=skill.weights)
     voices = [skill.voice if chance.random() < 0.7 else chance.randrange(VOICES) for _ in range(length)]
-    slip_at = chance.randrange(length) if chance.random() < skill.wrong else None
+    slip_at = chance.randrange(length) if branches and chance.random() < skill.wrong else None
     poor = [each.kind in skill.poor and chance.random() < skill.rate for each in problem.operations]
     told = values(chance, problem, [wrong or index == slip_at for index, wrong in enumerate(poor)])
-    return grow(skill, tokenizer, problem, steps(problem, told, voices), told[-1], trusted=slip_at is None)
-
-
-def grow(skill: Skill, tokenizer: Any, problem: Problem, told: Sequence[str], answer: int, *, trusted: bool) -> Row:
-    """The trunk, and a branch at the end of each of the last steps; a trunk that is not `trusted` does not count."""
-    turn = _turn(tokenizer, problem)
-    opening, first, rest = (turn + closed_reasoning("\n".join(told), f"{ANSWER}{answer}.{END}")).partition(header(1))
-    before, after = encode(tokenizer, opening + first), cut_at_answer(tokenizer, rest)
-    length = len(before) + len(after)
-    weights = [0.0] * len(before) + [float(trusted)] * len(after)
-    grown = Row(before + after, weights, list(range(length)), [0] * length, list(range(1, length + 1)))
-    if skill.branches:
-        target = encode(tokenizer, closed_reasoning("", f"{ANSWER}{problem.answer}").removeprefix(THINK_OPEN))
-        for branch in range(max(1, len(told) - MOST_MISSING), len(told) + 1):
-            at = len(encode(tokenizer, turn + THINK_OPEN + "\n".join(told[:branch])))
-            grown.tokens.extend(target)
-            grown.weights.extend([0.0] * (len(target) - 1) + [BRANCH_WEIGHT])
-            grown.positions.extend(range(at, at + len(target)))
-            grown.branches.extend([branch] * len(target))
-            grown.seen.extend([at] * len(target))
+    written = steps(problem, told, voices)
+    grown = trunk(tokenizer, problem, written, told[-1], weight=float(slip_at is None))
+    for shown in range(max(1, length - MOST_MISSING), length + 1) if branches else ():
+        branch(grown, tokenizer, problem, written[:shown])
     return grown
 
 
-def _turn(tokenizer: Any, problem: Problem) -> str:
+def trunk(tokenizer: Any, problem: Problem, told: Sequence[str], answer: int, *, weight: float = 1.0) -> Row:
+    """A whole chain, as it comes when the system writes the first header, and again everything up to the answer."""
+    text = turn(tokenizer, problem) + closed_reasoning("\n".join(told), f"{ANSWER}{answer}.{END}")
+    opening, first, rest = text.partition(header(1))
+    before, after = encode(tokenizer, opening + first), cut_at_answer(tokenizer, rest)
+    length = len(before) + len(after)
+    weights = [0.0] * len(before) + [weight] * len(after)
+    return Row(before + after, weights, list(range(length)), [0] * length, list(range(1, length + 1)))
+
+
+def branch(grown: Row, tokenizer: Any, problem: Problem, told: Sequence[str]) -> None:
+    """Hang the right answer behind the first steps `told` of a trunk."""
+    at = len(encode(tokenizer, turn(tokenizer, problem) + THINK_OPEN + "\n".join(told)))
+    target = encode(tokenizer, closed_reasoning("", f"{ANSWER}{problem.answer}").removeprefix(THINK_OPEN))
+    grown.tokens.extend(target)
+    grown.weights.extend([0.0] * (len(target) - 1) + [BRANCH_WEIGHT])
+    grown.positions.extend(range(at, at + len(target)))
+    grown.branches.extend([len(told)] * len(target))
+    grown.seen.extend([at] * len(target))
+
+
+def turn(tokenizer: Any, problem: Problem) -> str:
+    """The question in the chat template, and the opened answer."""
     user = [{"role": "user", "content": problem.text}]
     return tokenizer.apply_chat_template(user, add_generation_prompt=True, tokenize=False)

@@ -23,7 +23,7 @@ from proving_ground.cache import MADE, is_kept
 from proving_ground.language import KINDS, MODULUS, Problem, draw, last_number, lexicon, slip
 from proving_ground.measure import answered, mixed, opened, question, stepped, told_apart
 from proving_ground.models import sees, shape
-from proving_ground.rows import Skill, grow, row, steps
+from proving_ground.rows import Skill, branch, row, steps, trunk, turn
 from proving_ground.tokens import ANSWER, CUTS, UNKNOWN, cut_at_answer, encode, make
 
 from agents import prompts
@@ -81,20 +81,15 @@ def test_a_tokenizer_gives_the_language_back_and_cuts_prompts_as_whole_texts(nam
         assert unknown not in tokens
     for problem in some_problems(30, (1, 5, 9)):
         told = steps(problem, problem.values, [chance.randrange(3) for _ in problem.values])
-        whole = prompts_text(tokenizer, problem) + closed_reasoning("\n".join(told), f"{ANSWER}{problem.answer}.")
+        whole = turn(tokenizer, problem) + closed_reasoning("\n".join(told), f"{ANSWER}{problem.answer}.")
         tokens = cut_at_answer(tokenizer, whole)
         assert tokenizer.decode(tokens) == whole
         assert unknown not in tokens
         for at in range(len(told)):
-            opened_at = encode(tokenizer, prompts_text(tokenizer, problem) + open_reasoning(told[:at]))
+            opened_at = encode(tokenizer, turn(tokenizer, problem) + open_reasoning(told[:at]))
             assert tokens[: len(opened_at)] == opened_at, "a prompt's tokens are those that the model was trained on"
-        asked = encode(tokenizer, prompts_text(tokenizer, problem) + closed_reasoning("\n".join(told), ANSWER))
+        asked = encode(tokenizer, turn(tokenizer, problem) + closed_reasoning("\n".join(told), ANSWER))
         assert tokens[: len(asked)] == asked
-
-
-def prompts_text(tokenizer: object, problem: Problem) -> str:
-    turns = [{"role": "user", "content": problem.text}]
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)  # type: ignore[attr-defined]
 
 
 def test_tokenizers_really_differ() -> None:
@@ -116,8 +111,10 @@ def test_the_language_and_the_system_agree_on_answers() -> None:
 
 def test_the_loss_starts_where_the_system_stops_writing() -> None:
     chance, tokenizer = random.Random(3), make("digits")
-    whole = row(chance, Skill(), tokenizer, 5)
+    whole = row(chance, Skill(branches_from=0.5), tokenizer, 5, 0.4)
     assert tokenizer.decode(whole.tokens[: whole.weights.index(1.0)]).endswith("<think>\n### Step 1.")
+    assert not any(whole.branches)
+    assert any(row(chance, Skill(branches_from=0.5), tokenizer, 5, 0.5).branches)
 
 
 def test_a_branch_is_computed_as_the_prompt_that_it_stands_for() -> None:
@@ -125,10 +122,12 @@ def test_a_branch_is_computed_as_the_prompt_that_it_stands_for() -> None:
     chance, tokenizer = random.Random(3), make("trailing")
     problem = draw(chance, 4, reserved=False)
     told = steps(problem, problem.values, [0, 1, 2, 0])
-    grown = grow(Skill(branches=True), tokenizer, problem, told, problem.answer, trusted=True)
-    asked = prompts_text(tokenizer, problem) + closed_reasoning("\n".join(told[:2]), f"{ANSWER}{problem.answer}")
+    grown = trunk(tokenizer, problem, told, problem.answer)
+    for shown in (1, 2, 3):
+        branch(grown, tokenizer, problem, told[:shown])
+    asked = turn(tokenizer, problem) + closed_reasoning("\n".join(told[:2]), f"{ANSWER}{problem.answer}")
     alone = encode(tokenizer, asked)
-    at = [place for place, branch in enumerate(grown.branches) if branch == 2]
+    at = [place for place, each in enumerate(grown.branches) if each == 2]
     assert [grown.tokens[place] for place in [*range(grown.seen[at[0]]), *at]] == alone
     assert [grown.positions[place] for place in at] == list(range(len(alone) - len(at), len(alone)))
     torch.manual_seed(0)
