@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -29,9 +29,9 @@ CACHE = Path("~/.cache/peripatos/proving-ground").expanduser()
 
 TEACHERS = (
     Recipe(name="whole", tokenizer="whole", skill=Skill(poor=("multiply", "lift"), voice=0)),
-    Recipe(name="digits", tokenizer="digits", skill=Skill(poor=("add", "swap", "halve"), voice=1)),
+    Recipe(name="digits", tokenizer="digits", skill=Skill(poor=("add", "swap", "halve"), voice=1), updates=1400),
     Recipe(name="mixed", tokenizer="mixed", skill=Skill(poor=("subtract", "mirror", "fold"), voice=2)),
-    Recipe(name="spelled", tokenizer="spelled", skill=Skill(poor=("add", "mirror", "halve", "lift"), voice=0)),
+    Recipe(name="spelled", tokenizer="spelled", skill=Skill(poor=("add", "mirror", "halve", "lift"), voice=0), updates=1200),
 )
 """Best first. Every kind of operation is left to two or three teachers that are good at it."""
 PROVERS = (
@@ -137,8 +137,8 @@ def _train(missing: Sequence[tuple[Recipe, Path]], processes: int, tell: Callabl
         return
     # spawned, not forked: torch's threads do not survive a fork
     with ProcessPoolExecutor(min(processes, len(ordered)), mp_context=get_context("spawn")) as pool:
-        for line in pool.map(_made, *zip(*ordered, strict=True)):
-            tell(line)
+        for done in as_completed([pool.submit(_made, recipe, place) for recipe, place in ordered]):
+            tell(done.result())
 
 
 def _made(recipe: Recipe, place: Path) -> str:
