@@ -28,7 +28,7 @@ from .rows import Skill
 CACHE = Path("~/.cache/peripatos/proving-ground").expanduser()
 
 TEACHERS = (
-    Recipe(name="whole", tokenizer="whole", skill=Skill(poor=("multiply", "lift"), voice=0)),
+    Recipe(name="whole", tokenizer="whole", skill=Skill(poor=("swap", "lift"), voice=0), updates=1100),
     Recipe(name="digits", tokenizer="digits", skill=Skill(poor=("add", "swap", "halve"), voice=1), updates=1400),
     Recipe(name="mixed", tokenizer="mixed", skill=Skill(poor=("subtract", "mirror", "fold"), voice=2)),
     Recipe(name="spelled", tokenizer="spelled", skill=Skill(poor=("add", "mirror", "halve", "lift"), voice=0), updates=1200),

@@ -107,8 +107,8 @@ FRAMES = (
     Frame("Take {x}. Now {ops}. Which number do we get?", "; "),
     Frame("We have the number {x} and {ops}. What do we get?", " and "),
 )
-UNSEEN = Frame("What is the result? Take {x} and {ops}.", ", then ")
-"""Known words in an order that nobody was trained on: the question comes first."""
+UNSEEN = Frame("Start with {x}. Now {ops}. What do we get?", " and ")
+"""Known parts, put together as nobody was trained on. (Asked with the question first, teachers solved 0 to 3%: no measure.)"""
 
 
 @dataclass(frozen=True, slots=True)
