@@ -181,15 +181,15 @@ def test_questions_are_read_by_the_system_and_no_two_sets_share_one(ground: Grou
 
 
 async def ask(ground: Ground) -> None:
-    problems = ground.problems("test")[:2]
+    problems = ground.problems("test")[:1]  # untrained models never end: every trace is as long as it may be
     async with AsyncExitStack() as stack:
         models = await opened(stack, ground.teachers)
+        assert len(await answered(models["digits"], problems)) == 1
         for model in models.values():
-            assert len(await answered(model, problems)) == 2
             assert len(await stepped(model, problems)) == sum(len(problem.operations) for problem in problems)
-        assert len(await mixed(models, dict.fromkeys(KINDS, "digits"), problems)) == 2
+        assert len(await mixed(models, dict.fromkeys(KINDS, "digits"), problems)) == 1
         for prover in (await opened(stack, ground.provers)).values():
-            assert len(await told_apart(prover, problems, 1)) == 2
+            assert len(await told_apart(prover, problems, 1)) == 1
             context = prompts.conclude(question(problems[0]), "### Step 1. Fold 12 to get 13.", Asking())
             scored = await prover.answer_logprobs(context, str(problems[0].answer))
             assert len(scored.values) == 1, "a prover reads a number as one token"
