@@ -33,7 +33,7 @@ TEACHERS = (
     Recipe(name="mixed", tokenizer="mixed", skill=Skill(poor=("subtract", "mirror", "fold"), voice=2)),
     Recipe(name="spelled", tokenizer="spelled", skill=Skill(poor=("add", "mirror", "halve", "lift"), voice=0), updates=1200),
 )
-"""Best first. Every kind of operation is left to two or three teachers that are good at it."""
+"""Each solves 10 to 30% of the test questions alone; every kind of operation has two or three teachers that are good at it."""
 PROVERS = (
     Recipe(name="strong", tokenizer="trailing", skill=Skill(branches_from=0.4, wrong=0.25), layers=4, updates=1600),
     Recipe(name="weak", tokenizer="trailing", skill=Skill(branches_from=0.4, wrong=0.25), layers=2, width=64, updates=800),
@@ -68,7 +68,7 @@ def tiny(seed: int = 0) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """Where everything is: folders of models by name, best teacher first; question files by set."""
+    """Where everything is: folders of models by name, in the plan's order; question files by set."""
 
     plan: Plan
     teachers: dict[str, Path]
