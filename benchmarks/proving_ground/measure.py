@@ -78,7 +78,7 @@ async def stepped(model: Engine, problems: Sequence[Problem]) -> list[Stepped]:
 
     async def one(problem: Problem, index: int, before: list[str]) -> Stepped:
         completion = await _propose(model, problem, before)
-        ends = STOPS[1] if index == len(problem.operations) - 1 else STOPS[0]
+        ends = STOPS["header"][1] if index == len(problem.operations) - 1 else STOPS["header"][0]
         right = last_number(completion.text) == problem.values[index] and completion.stop == ends
         return Stepped(problem.operations[index].kind, right)
 
@@ -98,7 +98,7 @@ async def mixed(models: Mapping[str, Engine], best_at: Mapping[str, str], proble
         for model in writers:
             completion = await _propose(model, problem, told)
             told.append(f"{header(len(told) + 1)} {completion.text.strip()}")
-            if completion.stop == STOPS[1]:
+            if completion.stop == STOPS["header"][1]:
                 break
         prompt = prompts.conclude(question(problem), "\n".join(told), ASKING)
         (completion,) = await writers[len(told) - 1].generate(prompt, max_tokens=ANSWER_TOKENS, stop=("\n",), temperature=0.0)
@@ -128,7 +128,7 @@ async def told_apart(prover: Engine, problems: Sequence[Problem], missing: int) 
 
 async def _propose(model: Engine, problem: Problem, before: Sequence[str]) -> Completion:
     prompt = prompts.propose(question(problem), before, ASKING)
-    (completion,) = await model.generate(prompt, max_tokens=STEP_TOKENS, stop=STOPS, temperature=0.0)
+    (completion,) = await model.generate(prompt, max_tokens=STEP_TOKENS, stop=STOPS["header"], temperature=0.0)
     return completion
 
 
