@@ -21,12 +21,19 @@ class Prover:
     """A model that scores: by the log-probs of the answer, which its engine must give, or by answers of its own."""
 
     def __init__(
-        self, *, config: schema.Prover, model: Model, asking: schema.Asking, segmentation: Segmentation = "header"
+        self,
+        *,
+        config: schema.Prover,
+        model: Model,
+        asking: schema.Asking,
+        segmentation: Segmentation = "header",
+        seed: int = 0,
     ) -> None:
         self.name = config.name
         self.model = model
         self._asking = asking
         self._segmentation: Segmentation = segmentation
+        self._seed = seed
 
     async def score(self, ledger: Ledger, question: Question, text: str, target: str) -> Score:
         """Predictive perplexity of `target` after the reasoning `text`. Raises `EngineError` when the engine cannot score."""
@@ -47,7 +54,7 @@ class Prover:
             stop=("\n",) if prefix else (),
             temperature=ANSWER_TEMPERATURE,
             top_p=ANSWER_TOP_P,
-            seed=int(content_id("seed", question.id, text, self.name)[:15], 16),
+            seed=int(content_id("seed", self._seed, question.id, text, self.name)[:15], 16),
         )
         return [prefix + completion.text for completion in completions]
 

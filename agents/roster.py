@@ -216,4 +216,5 @@ def _prover(config: RunConfig, models: dict[str, Model]) -> Prover:
         model=models[config.prover.engine],
         asking=config.prover.asking or config.asking,
         segmentation=config.search.segmentation,
+        seed=config.seed,
     )

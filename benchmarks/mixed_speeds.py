@@ -25,13 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from machine import device
+from solving import solver
 
-from agents.ledger import Terms
 from agents.roster import open_roster
 from configs.schema import RunConfig
 from orchestrator.logs import logging_to
-from orchestrator.progress import Lines
-from orchestrator.solve import Solver
 from store.store import open_store
 from store.types import Question, content_id
 
@@ -43,13 +41,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "all, no quorum": {"teachers": tuple(TEACHERS)},
     "quorum of 2": {"teachers": tuple(TEACHERS), "quorum": 2},
 }
-
-
-class Silent(Lines):
-    """Shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
 
 
 def configured(teachers: tuple[str, ...], quorum: int | None = None) -> RunConfig:
@@ -83,19 +74,11 @@ async def once(config: RunConfig, folder: Path) -> dict[str, float]:
     """One run: questions a second, and what came of the proposals."""
     async with open_store(folder / "bench.db") as store, open_roster(config) as roster:
         await store.add_questions(make_questions(), split="train")
-        solver = Solver(
-            run="bench",
-            config=config,
-            roster=roster,
-            store=store,
-            terms=Terms(keep=store),
-            draining=lambda: False,
-            progress=Silent(),
-        )
+        bench = solver(config, roster, store)
 
         async def work() -> None:
             while question := await store.lease_question("bench", 600):
-                await solver.solve(question)
+                await bench.solve(question)
 
         started = time.perf_counter()
         async with asyncio.TaskGroup() as group:

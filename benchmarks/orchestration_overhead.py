@@ -19,14 +19,14 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from solving import solver
+
 from agents.engines.base import Message, Prompt
 from agents.ledger import Ledger, Terms
 from agents.roster import open_model, open_roster
 from configs.engines import ScriptedEngine
 from configs.schema import RunConfig
 from orchestrator.logs import logging_to
-from orchestrator.progress import Lines
-from orchestrator.solve import Solver
 from store.store import Store, open_store
 from store.types import Question, content_id
 
@@ -36,13 +36,6 @@ NUM_QUESTIONS, NUM_STEPS, NUM_TEACHERS = 32, 8, 2
 
 Seconds = tuple[float, float]
 """Wall and CPU seconds (all threads)."""
-
-
-class Silent(Lines):
-    """Shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
 
 
 async def timed(work: Awaitable[None]) -> Seconds:
@@ -127,20 +120,12 @@ async def dependent_ours(store: Store) -> Seconds:
     await store.add_questions(questions, split="train")
     config = walk_config()
     async with open_roster(config) as roster:
-        solver = Solver(
-            run="bench",
-            config=config,
-            roster=roster,
-            store=store,
-            terms=Terms(keep=store),
-            draining=lambda: False,
-            progress=Silent(),
-        )
+        bench = solver(config, roster, store)
 
         async def all_questions() -> None:
             async with asyncio.TaskGroup() as group:
                 for question in questions:
-                    group.create_task(solver.solve(question))
+                    group.create_task(bench.solve(question))
 
         return await timed(all_questions())
 

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from machine import device
 from proving_ground import Ground, build
+from solving import Silent
 
 from agents import prompts
 from agents.prover import predictive_perplexity
@@ -41,7 +42,6 @@ from orchestrator.daemon import Draining
 from orchestrator.evaluate import interval
 from orchestrator.folder import held
 from orchestrator.logs import logging_to
-from orchestrator.progress import Lines
 from orchestrator.run import run
 from store.store import open_store
 from store.types import Outcome
@@ -62,13 +62,6 @@ class Row:
     teachers: tuple[str, ...] | None = None
     prover: str = "strong"
     tokens: float | None = None
-
-
-class Silent(Lines):
-    """Shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
 
 
 def rows(parts: Sequence[str], teachers: tuple[str, ...]) -> list[Row]:

@@ -26,6 +26,9 @@ from store.types import Candidate, Score
 
 T = TypeVar("T")
 
+SHORT_TOKENS = 64
+"""Cap on one of the prover's short answers."""
+
 
 class Attempt(Protocol):
     """Awaits a request; None after a failure, which then is a row."""
@@ -92,10 +95,6 @@ class Scorer:
             if score := await self._perplexity(tree, text, end):
                 return [(candidate, score), (end, score)]
         return []
-
-
-SHORT_TOKENS = 64
-"""Cap on one of the prover's short answers."""
 
 
 async def all_of(asked: Sequence[Awaitable[T]]) -> list[T]:

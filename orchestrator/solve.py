@@ -146,7 +146,7 @@ class Solver:
 
     async def _conclude(self, tree: Tree, ledger: Ledger) -> list[Trajectory]:
         """The finished beams as trajectories, tau* first; the teacher of the last step writes the answer."""
-        kept = self._strategy.best(tree)
+        kept = best(tree, self._strategy.value)
         asked = [self._trajectory(tree, node, ledger, first=index == 0) for index, node in enumerate(kept)]
         return [trajectory for trajectory in await all_of(asked) if trajectory]
 

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from agents.teacher import Writes
 from configs.schema import Search
-from orchestrator.search import Tree, advance, best, frontier, node_of, pruned, spent
+from orchestrator.search import Tree, advance, frontier, node_of, pruned, spent
 from store.types import Advance, Candidate, Node, NodeState, Score, content_id
 
 Scoring = Literal["perplexity", "answers", "rollout"]
@@ -65,8 +65,8 @@ class Strategy(Protocol):
         """The tree's change, when what was asked has been scored."""
         ...
 
-    def best(self, tree: Tree) -> list[Node]:
-        """The finished hypotheses that are kept, the chosen one first."""
+    def value(self, node: Node) -> float:
+        """What finished hypotheses are ordered by, the highest first."""
         ...
 
 
@@ -83,35 +83,34 @@ def strategy_of(search: Search, *, run: str, teachers: Sequence[str]) -> Strateg
         case "mcts":
             return Rollouts(search=search, run=run, teachers=names)
         case "curation":
-            return Traces(search=search, run=run, teachers=names, value=_score)
+            return Traces(search=search, run=run, teachers=names)
         case "random":
-            return Traces(search=search, run=run, teachers=names, value=_chance)
+            return Random(search=search, run=run, teachers=names)
         case "longest":
-            return Traces(search=search, run=run, teachers=names, value=_length)
+            return Longest(search=search, run=run, teachers=names)
         case "integration":
             return Integration(search=search, run=run, teachers=names)
 
 
-def _score(node: Node) -> float:
-    return node.score.value
-
-
-def _chance(node: Node) -> float:
-    return int(content_id("random", node.id)[:13], 16) / 16**13
-
-
-def _length(node: Node) -> float:
-    return node.usage.completion
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
-    """Beam search over steps (CoRD, Eq. 3-4); with a beam of one, greedy search."""
+class _Common:
+    """What each of them is made of; see `Strategy`."""
 
     search: Search
     run: str
     teachers: tuple[str, ...]
     scoring: Scoring = "perplexity"
+    resumes: bool = False
+
+    def value(self, node: Node) -> float:
+        """The score."""
+        return node.score.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps(_Common):
+    """Beam search over steps (CoRD, Eq. 3-4); with a beam of one, greedy search."""
+
     resumes: bool = True
 
     def asks(self, tree: Tree, num_rounds: int) -> list[Ask]:
@@ -124,21 +123,10 @@ class Steps:
         beams = list(dict.fromkeys(ask.beam for ask in asks))
         return advance(tree, beams, scored, search=self.search, run=self.run, teachers=self.teachers)
 
-    def best(self, tree: Tree) -> list[Node]:
-        """By score."""
-        return best(tree)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traces:
+class Traces(_Common):
     """Whole traces, chosen from by `value`: all at once, or, up to `max_question_tokens`, one after the other."""
-
-    search: Search
-    run: str
-    teachers: tuple[str, ...]
-    value: Callable[[Node], float]
-    scoring: Scoring = "perplexity"
-    resumes: bool = False
 
     def asks(self, tree: Tree, num_rounds: int) -> list[Ask]:
         """Each teacher's share; with a cap on tokens, one trace of each, or of all in turn, while there is room."""
@@ -154,20 +142,28 @@ class Traces:
         """The best B by `value` stay."""
         return advance(tree, (), scored, search=self.search, run=self.run, teachers=self.teachers, value=self.value)
 
-    def best(self, tree: Tree) -> list[Node]:
-        """By `value`."""
-        return best(tree, self.value)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Random(Traces):
+    """Whole traces, of which one is chosen by chance."""
+
+    def value(self, node: Node) -> float:
+        """A number from the node's id."""
+        return int(content_id("random", node.id)[:13], 16) / 16**13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Integration:
-    """Whole traces, and then one reasoning that a teacher makes from all of them; when that fails, the traces stand."""
+class Longest(Traces):
+    """Whole traces, of which the longest is chosen."""
 
-    search: Search
-    run: str
-    teachers: tuple[str, ...]
-    scoring: Scoring = "perplexity"
-    resumes: bool = False
+    def value(self, node: Node) -> float:
+        """Its tokens."""
+        return node.usage.completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Integration(_Common):
+    """Whole traces, and then one reasoning that a teacher makes from all of them; when that fails, the traces stand."""
 
     def asks(self, tree: Tree, num_rounds: int) -> list[Ask]:
         """First the traces, then the one from all of them."""
@@ -186,13 +182,9 @@ class Integration:
         left = [pruned(node, "one reasoning was made from all of them") for node in tree.in_state(NodeState.FINISHED) if merges]
         return replace(change, pruned=(*change.pruned, *left))
 
-    def best(self, tree: Tree) -> list[Node]:
-        """By score."""
-        return best(tree)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rollouts:
+class Rollouts(_Common):
     """Monte Carlo tree search over steps: a step is worth what the reasonings that went on from it were worth at their end.
 
     Each round expands the leaf that upper confidence bounds lead to (UCT, Kocsis and Szepesvari 2006): every teacher proposes
@@ -237,17 +229,12 @@ class Rollouts:
             ),
         )
 
-    def best(self, tree: Tree) -> list[Node]:
-        """By score."""
-        return best(tree)
-
 
 class _Visits:
     """What a Monte Carlo tree knows of each step: how many hypotheses went on from it to their end, and how good they were."""
 
     def __init__(self, tree: Tree, search: Search) -> None:
         self._search = search
-        self._tree = tree
         self._children: dict[str | None, list[Node]] = defaultdict(list)
         for node in tree.nodes.values():
             self._children[node.parent].append(node)

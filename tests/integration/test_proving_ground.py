@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,8 @@ from orchestrator.answers import extract, same_answer
 from orchestrator.questions import load_questions
 from store.reasoning import closed_reasoning, header, open_reasoning
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FEW = replace(tiny(), teachers=tiny().teachers[:2], provers=tiny().provers[:1])
 
 
@@ -47,14 +48,6 @@ def bytes_of(ground: Ground) -> dict[str, bytes]:
 def some_problems(count: int, lengths: tuple[int, ...] = (1, 3, 5)) -> list[Problem]:
     chance = random.Random(7)
     return [draw(chance, lengths[index % len(lengths)], reserved=False) for index in range(count)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from configs import schema
 from configs.schema import RunConfig, Search
 from orchestrator.preferences import preferences
-from orchestrator.search import Tree, closing, merged, node_id, plant, spent
+from orchestrator.search import Tree, best, closing, merged, node_id, plant, spent
 from orchestrator.strategies import Ask, Strategy, strategy_of
 from store.types import Advance, Candidate, Finish, Node, NodeState, Question, Score, Step, Usage
 
@@ -90,7 +90,7 @@ def walked(search: Search, world: World, teachers: tuple[str, ...] = TEACHERS) -
 def ended(search: Search, world: World, teachers: tuple[str, ...] = TEACHERS) -> tuple[Tree, list[Node]]:
     """The last tree and its best hypotheses."""
     tree = walked(search, world, teachers)[-1][0]
-    return tree.grown(closing(tree)), strategy_of(search, run="run", teachers=teachers).best(tree)
+    return tree.grown(closing(tree)), best(tree, strategy_of(search, run="run", teachers=teachers).value)
 
 
 def searching(name: str, **more: Any) -> Search:
