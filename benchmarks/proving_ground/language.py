@@ -1,6 +1,6 @@
 """A synthetic language of multi-step problems: chains of operations on the numbers 0 to 99, one reasoning step for each.
 
-    Start with 37. First add 5, then multiply by 3, then swap its digits. What is the result?
+    Start with 37. (1) add 5, (2) multiply by 3, (3) swap its digits. What is the result?
     ### Step 1. Add 5 to 37 to get 42.   ### Step 2. Multiply 42 by 3 to get 26.   ...
 
 Invariant: pure; every operation is a bijection, so a wrong value never heals by itself, and a chain of right steps is the
@@ -94,20 +94,26 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def mark(place: int) -> str:
+    """What stands before the operation at `place`, counted from 1."""
+    return f"({place})"
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """How a question is put together; `{ops}` are the operations, joined by `joiner`."""
+    """How a question is put together; `{ops}` are the numbered operations, joined by `joiner`. (Without numbers, a prover needed
+    half as many updates again before it knew which operation comes next.)"""
 
     text: str
     joiner: str
 
 
 FRAMES = (
-    Frame("Start with {x}. First {ops}. What is the result?", ", then "),
+    Frame("Start with {x}. {ops}. What is the result?", ", "),
     Frame("Take {x}. Now {ops}. Which number do we get?", "; "),
-    Frame("We have the number {x} and {ops}. What do we get?", " and "),
+    Frame("We have the number {x}: {ops}. What do we get?", ", then "),
 )
-UNSEEN = Frame("Start with {x}. Now {ops}. What do we get?", " and ")
+UNSEEN = Frame("Start with {x}. Now {ops}. What do we get?", ", then ")
 """Known parts, put together as nobody was trained on. (Asked with the question first, teachers solved 0 to 3%: no measure.)"""
 
 
@@ -144,7 +150,7 @@ class Problem:
     @property
     def text(self) -> str:
         """The question."""
-        asked = self.frame.joiner.join(operation.asked for operation in self.operations)
+        asked = self.frame.joiner.join(f"{mark(place)} {each.asked}" for place, each in enumerate(self.operations, start=1))
         return self.frame.text.format(x=self.start, ops=asked)
 
     @property

@@ -19,7 +19,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from .language import MODULUS, lexicon
+from .language import MODULUS, lexicon, mark
 
 END, PAD, UNKNOWN = "<|end|>", "<|pad|>", "<unk>"
 SPECIALS = [PAD, END, UNKNOWN, "<|system|>", "<|user|>", "<|assistant|>"]
@@ -29,8 +29,8 @@ TEMPLATE = (
 )
 ANSWER = "The final answer is "
 """What leads to the answer: the system's own default."""
-_MARKS = r"<think>\n|\n</think>\n\n|\n?### Step|The final answer is|"
-_MARKS_WITH_BLANKS = r"<think>\n|\n</think>\n\n|\n?### Step |The final answer is |"
+_MARKS = r"<think>\n|\n</think>\n\n|\n?### Step|The final answer is| ?\(\d+\)|"
+_MARKS_WITH_BLANKS = r"<think>\n|\n</think>\n\n|\n?### Step |The final answer is |\(\d+\) ?|"
 CUTS: dict[str, str] = {
     "whole": _MARKS + r" ?[A-Za-z]+| ?\d{1,2}",
     "digits": _MARKS + r" ?[A-Za-z]+| ?\d",
@@ -44,8 +44,9 @@ MOST_STEPS = 12
 def _texts() -> list[str]:
     """The whole language, marks included: what a vocabulary is made from."""
     headers = [f"<think>\n### Step {n}. a\n### Step {n + 1}. a\n</think>\n\n{ANSWER}" for n in range(1, MOST_STEPS)]
+    marks = [f" {mark(n)} " for n in range(1, MOST_STEPS)]
     numbers = [shape.format(n) for n in range(MODULUS) for shape in ("{}.", " {}.", "{} ")]
-    return [*(f" {text}" for text in lexicon()), *headers, *numbers, "\n", " "]
+    return [*(f" {text}" for text in lexicon()), *headers, *marks, *numbers, "\n", " "]
 
 
 def make(name: str) -> PreTrainedTokenizerFast:

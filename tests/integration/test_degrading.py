@@ -38,7 +38,7 @@ from agents.errors import Broken, Parked, Quarantined, Retryable, Terminal
 from agents.limits import SAME, Gate
 from configs.engines import EngineLimits
 from configs.engines import ScriptedEngine as Scripted
-from configs.schema import RunConfig
+from configs.schema import RunConfig, Search
 from orchestrator.daemon import Draining
 from orchestrator.folder import Folder
 from orchestrator.run import run
@@ -90,6 +90,47 @@ def test_a_teacher_that_comes_back_is_looked_at_and_its_steps_are_in_later_trees
         assert authors({"node": [row for row in dump["node"] if row not in later]}) == {"ann", "bob"}
         nothing_vanished(dump)
         assert [line for line in stage.watching.told if "far-cy answers again" in line]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"strategy": "beam", "beam": 2},
+        {"strategy": "beam", "beam": 2, "quorum": 2},
+        {"strategy": "greedy"},
+        {"strategy": "binary", "beam": 2},
+        {"strategy": "mcts", "iterations": 12},
+        {"strategy": "curation", "traces": 8, "max_question_tokens": 100_000},
+    ],
+    ids=lambda search: f"{search['strategy']}{' with a quorum' * ('quorum' in search)}",
+)
+def test_a_parked_teacher_that_comes_back_mid_tree_writes_in_that_tree(tmp_path: Path, search: dict[str, Any]) -> None:
+    async def work() -> None:
+        stage, path = Stage(steps=6), tmp_path / "run.db"
+        stage.all_meet(down, "cy")
+
+        async def meanwhile(_: Prompt) -> None:
+            await asyncio.sleep(PARK_S / 2)
+            if stage.sent("ann") >= 3:
+                stage.all_meet(None, "cy")
+
+        stage.engines["ann"].meanwhile = meanwhile
+        config = configured().model_copy(update={"search": Search.model_validate(search)})
+        await fail_until_parked(stage.models["cy"].gate)
+        async with stage.life(path, config) as life:
+            await life.solve()
+        dump = await dumped(path)
+        assert settled(dump)
+        assert dump["trajectory"]
+        assert [line for line in stage.watching.told if "far-cy answers again" in line]
+        assert authors(dump) == set(NAMES)
+        assert {"Parked", "Retryable"} >= set(kinds(dump, "teacher cy")) - {"Late"}
+        assert kinds(dump, "teacher cy"), "what it missed is on record"
+        if search["strategy"] in ("beam", "greedy", "binary"):
+            assert not [row for row in dump["node"] if row["author"] == "cy" and row["parent"] is None]
+            nothing_vanished(dump)
 
     asyncio.run(work())
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from configs import schema
 from configs.schema import RunConfig, Search
 from orchestrator.preferences import preferences
-from orchestrator.search import Tree, best, closing, merged, node_id, plant, spent
+from orchestrator.search import Tree, best, closing, latecomers, merged, node_id, plant, spent
 from orchestrator.strategies import Ask, Strategy, strategy_of
 from store.types import Advance, Candidate, Finish, Node, NodeState, Question, Score, Step, Usage
 
@@ -148,6 +148,43 @@ def test_permuting_teachers_changes_ties_only(world: World, order: list[str], na
     every = {node.id: _worth(name, node) for tree in trees for node in tree.nodes.values()}
     if len(set(every.values())) == len(every):  # no ties, also between the children of different beams
         assert trees[0] == trees[1]
+
+
+@given(worlds, st.permutations(TEACHERS), st.integers(1, 4))
+def test_permuting_teachers_changes_ties_only_also_when_some_are_late(world: World, order: list[str], width: int) -> None:
+    world.repeating, world.ties = 0.0, False
+    trees = [walked_with_late_ones(searching("beam", beam=width), world, tuple(names)) for names in (TEACHERS, order)]
+    every = {node.id: node.score.value for tree in trees for node in tree.nodes.values()}
+    if len(set(every.values())) == len(every):
+        ranks = [{node.id: node.rank for node in tree.nodes.values() if node.state is not NodeState.LATE} for tree in trees]
+        assert ranks[0] == ranks[1]
+        states = [{node.id: node.state for node in tree.nodes.values()} for tree in trees]
+        assert states[0] == states[1]
+
+
+def walked_with_late_ones(search: Search, world: World, teachers: tuple[str, ...]) -> Tree:
+    """The tree of a beam search in which some proposals come a step late, the same ones whoever is asked first."""
+    strategy = strategy_of(search, run="run", teachers=teachers)
+    tree, late = plant(QUESTION), list[Candidate]()
+    for num_rounds in range(300):
+        if not (asks := strategy.asks(tree, num_rounds)):
+            break
+        coming = {ask: world.chance("late", ask.beam, ask.teacher).random() < 0.4 for ask in asks}
+        in_time = merged([each for ask in asks for each in world.candidates(tree, ask) if not coming[ask]])
+        tree = tree.grown(latecomers(tree, world.scored(tree, merged(late), strategy), search=search, run="run"))
+        late = [each for ask in asks for each in world.candidates(tree, ask) if coming[ask]]
+        scored = world.scored(tree, in_time, strategy)
+        if not scored and not tree.nodes:
+            break
+        tree = tree.grown(strategy.advance(tree, asks, scored))
+    return tree.grown(latecomers(tree, world.scored(tree, merged(late), strategy), search=search, run="run"))
+
+
+def test_some_do_come_late_in_such_a_walk() -> None:
+    trees = [walked_with_late_ones(searching("beam"), World(seed), TEACHERS) for seed in range(20)]
+    late = [node for tree in trees for node in tree.nodes.values() if node.state is NodeState.LATE]
+    assert late
+    assert any(node.depth > 2 for tree in trees for node in tree.nodes.values())
 
 
 def _worth(name: str, node: Node) -> float:
