@@ -70,10 +70,10 @@ async def measured(ground: Ground, count: int) -> dict[str, Any]:
 
 def table(ground: Ground, figures: dict[str, Any]) -> str:
     """All rows."""
-    lines = [f"{'model':9} {'parameters':>10} {'vocabulary':>10} {'seconds':>7} {'loss':>5}"]
+    lines = [f"{'model':9} {'parameters':>10} {'vocabulary':>10} {'CPU s':>7} {'loss':>5}"]
     for name, folder in (ground.teachers | ground.provers).items():
         made = facts(folder)
-        size = f"{made['parameters']:10,} {made['vocabulary']:10} {made['seconds']:7.0f} {made['loss']:5.3f}"
+        size = f"{made['parameters']:10,} {made['vocabulary']:10} {made['cpu_seconds']:7.0f} {made['loss']:5.3f}"
         lines.append(f"{name:9} {size}")
     lines += [
         "",

@@ -25,7 +25,7 @@ class Sizes:
     """How many questions, and how long their chains are."""
 
     train: int = 1000
-    test: int = 400
+    test: int = 900
     longer: int = 200
     unseen: int = 200
     lengths: tuple[int, ...] = (3, 4, 5)

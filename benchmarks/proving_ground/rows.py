@@ -1,8 +1,10 @@
 """What a model is trained on: one row is a question and its steps, with the answer behind them.
 
 A teacher sees whole chains in which the operations it is poor at go wrong; the chain goes on from the wrong value, so it
-learns to follow whatever stands before. A prover sees right chains, and chains with a slip in one step, and learns to tell the
-right answer after every step of them. Those answers hang on the chain as branches, so that one row holds many:
+learns to follow whatever stands before. A prover sees right chains, and learns to tell the answer before they are complete: it
+trusts the last value, so that after a slip it expects another answer. (With slips in its rows it learns to distrust what it
+reads: it then told 82% of right chains from wrong ones with one step missing, where now it tells nearly all.) Those answers hang
+on the chain as branches, so that one row holds many:
 
     question, step 1, step 2, step 3, answer                     the trunk
                     |       +-- </think> The final answer is 62  a branch sees the trunk up to where it starts, and itself
@@ -28,8 +30,9 @@ LENGTHS = (1, 2, 3, 4, 5, 6, 7)
 WEIGHTS = (3, 3, 4, 4, 4, 1, 1)
 """How often a chain of each length is trained on: longer than any that is asked in the domain, but not often."""
 
-BRANCH_WEIGHT = 2.0
-"""Of an answer on a branch, against a token of the trunk: those are many, and most of them are easy."""
+BRANCH_WEIGHT = 15.0
+"""Of an answer on a branch, against a token of the trunk: those are many, and most of them are easy. With 2 the answers two steps
+ahead were not learnt at all."""
 MOST_MISSING = 2
 """Steps that are left to guess at the earliest branch."""
 
@@ -47,8 +50,6 @@ class Skill:
     branches_from: float = 1.0
     """After which share of its training it learns to tell the answer before the end, which it cannot before it knows the
     operations: with branches from the start it knew neither after 600 updates. 1: never."""
-    wrong: float = 0.0
-    """Share of chains with one slip, from then on; only branches learn from them."""
 
     @property
     def weights(self) -> list[float]:
@@ -93,23 +94,21 @@ def row(chance: random.Random, skill: Skill, tokenizer: Any, longest: int, share
     length = min(chance.choices(LENGTHS, WEIGHTS)[0], longest)
     problem = draw(chance, length, reserved=False, weights=skill.weights)
     voices = [skill.voice if chance.random() < 0.7 else chance.randrange(VOICES) for _ in range(length)]
-    slip_at = chance.randrange(length) if branches and chance.random() < skill.wrong else None
-    poor = [each.kind in skill.poor and chance.random() < skill.rate for each in problem.operations]
-    told = values(chance, problem, [wrong or index == slip_at for index, wrong in enumerate(poor)])
+    told = values(chance, problem, [each.kind in skill.poor and chance.random() < skill.rate for each in problem.operations])
     written = steps(problem, told, voices)
-    grown = trunk(tokenizer, problem, written, told[-1], weight=float(slip_at is None))
+    grown = trunk(tokenizer, problem, written, told[-1])
     for shown in range(max(1, length - MOST_MISSING), length + 1) if branches else ():
         branch(grown, tokenizer, problem, written[:shown])
     return grown
 
 
-def trunk(tokenizer: Any, problem: Problem, told: Sequence[str], answer: int, *, weight: float = 1.0) -> Row:
+def trunk(tokenizer: Any, problem: Problem, told: Sequence[str], answer: int) -> Row:
     """A whole chain, as it comes when the system writes the first header, and again everything up to the answer."""
     text = turn(tokenizer, problem) + closed_reasoning("\n".join(told), f"{ANSWER}{answer}.{END}")
     opening, first, rest = text.partition(header(1))
     before, after = encode(tokenizer, opening + first), cut_at_answer(tokenizer, rest)
     length = len(before) + len(after)
-    weights = [0.0] * len(before) + [weight] * len(after)
+    weights = [0.0] * len(before) + [1.0] * len(after)
     return Row(before + after, weights, list(range(length)), [0] * length, list(range(1, length + 1)))
 
 
