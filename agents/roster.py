@@ -9,6 +9,7 @@ Not covered: students (`trainers`).
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -106,7 +107,11 @@ def _limited(model: Model, config: RunConfig, tell: Tell) -> Model:
     """With its gate and its price. Raises `Refused` when money is capped and no price is known."""
     engine = config.engines[model.name]
     remote = isinstance(engine, OpenAIEngine | LitellmEngine)
-    gate = Gate(engine.limits, name=model.name, adaptive=remote, tries=config.limits.tries, tell=tell)
+    limits = engine.limits
+    if isinstance(engine, TransformersEngine):  # its own queue is first come, first served: let what waits wait at the gate
+        most = engine.max_batch + math.ceil(engine.max_batch / 4)
+        limits = limits.model_copy(update={"in_flight": min(limits.in_flight, most)})
+    gate = Gate(limits, name=model.name, adaptive=remote, tries=config.limits.tries, tell=tell)
     price = engine.price or model.engine.capabilities.price
     hosted = isinstance(engine, LitellmEngine) or (isinstance(engine, OpenAIEngine) and engine.server is None)
     capped = config.budget.usd is not None or any(t.budget.usd is not None for t in config.teachers if t.engine == model.name)
