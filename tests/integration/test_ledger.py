@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from counting_engine import CountingEngine, model
@@ -14,10 +15,12 @@ from counting_engine import CountingEngine, model
 from agents.engines.base import Completion, Message, Prompt, together
 from agents.errors import EngineError, MissingCall, Quarantined, Retryable, Terminal
 from agents.ledger import Ledger, Terms
+from agents.prover import Prover
+from configs import schema
 from configs.engines import Price
 from configs.engines import ScriptedEngine as Config
 from store.store import Store, open_store
-from store.types import Call, Failure, Usage, sum_usage
+from store.types import Call, Failure, Question, Usage, sum_usage
 
 PROMPT = Prompt(messages=(Message(role="user", content="Ann has 3 pens, then 4, then 5. How many?"),), prefix="### Step 1.")
 SAMPLING = {"n": 2, "max_tokens": 50, "stop": ("\n### Step",), "temperature": 0.6, "top_p": 0.9, "seed": 7, "logprobs": True}
@@ -373,3 +376,27 @@ def test_a_replay_answers_from_rows_asks_nobody_and_names_the_call_that_is_missi
 
     asyncio.run(work())
     assert later.asked == []
+
+
+class Noting(CountingEngine):
+    """Notes the seed of the last request."""
+
+    seed: int | None = None
+
+    async def generate(self, prompt: Prompt, *, seed: int = 0, **sampling: Any) -> list[Completion]:
+        self.seed = seed
+        return await super().generate(prompt, seed=seed, **sampling)
+
+
+def test_the_provers_short_answers_are_drawn_from_the_runs_seed() -> None:
+    question = Question(id="q", text="Ann has 3 pens, then 4, then 5. How many?", answer="12", kind="math")
+
+    def drawn_from(seed: int) -> int | None:
+        made = Noting(Config(kind="scripted"))
+        prover = Prover(config=schema.Prover(engine="scripted"), model=model(made), asking=schema.Asking(), seed=seed)
+        book = Ledger(subject="q", known={}, terms=Terms(keep=Ignoring()))
+        asyncio.run(prover.answers(book, question, "### Step 1. We add.", num=8, max_tokens=20))
+        return made.seed
+
+    assert drawn_from(1) == drawn_from(1)
+    assert len({drawn_from(seed) for seed in range(6)}) == 6
