@@ -57,6 +57,8 @@ WHOLE = ("curation", "random", "longest")
 BOUNDS = {"max_think_tokens": 320, "max_answer_tokens": 16}
 STEPS = {"max_step_tokens": 48, "max_steps": 12}
 TRACES = {"traces": 4096, "traces_of": "all"}
+BEST = "digits"
+"""The teacher that solves most alone (`python -m benchmarks.proving_ground`)."""
 THIRDS = ("early", "middle", "late")
 CALIBRATION = 40
 """Training questions on which the overshoot of a cap is measured."""
@@ -93,15 +95,17 @@ def rows(teachers: tuple[str, ...]) -> list[Row]:
     alone = [Row(name=f"{each}, one trace", search={"strategy": "curation", "traces": 1}, teachers=(each,)) for each in teachers]
     return [
         *alone,
-        Row(name="greedy", search={"strategy": "greedy"}),
         Row(name="greedy, 4 samples", search={"strategy": "greedy", "samples": 4}),
         Row(name="binary, beam 2", search={"strategy": "binary", "beam": 2, "answers": 4}, line="binary"),
         Row(name="binary, beam 4", search={"strategy": "binary", "beam": 4, "answers": 4}, line="binary"),
-        *(capped("mcts", times, iterations=1000) for times in (0.5, 1, 2)),
-        *(capped("curation", times, **TRACES) for times in (0.5, 1, 2)),
+        *(capped("mcts", times, iterations=1000) for times in (2, 1)),
+        *(capped("curation", times, **TRACES) for times in (2, 1, 0.5)),
         capped("random", 1, **TRACES),
         capped("longest", 1, **TRACES),
-        *(Row(name=f"beam {width}", search=BEAM | {"beam": width}, line="beam") for width in (1, 2, 8)),
+        *(
+            Row(name=f"beam {width}{', which is greedy' * (width == 1)}", search=BEAM | {"beam": width}, line="beam")
+            for width in (1, 2, 8)
+        ),
         *(
             Row(
                 name=f"beam 4, {'first ' if num > 1 else ''}{num} of the teachers",
@@ -111,7 +115,7 @@ def rows(teachers: tuple[str, ...]) -> list[Row]:
             )
             for num in range(1, len(teachers))
         ),
-        *(Row(name=f"beam 4, 4 x {name}", search=BEAM | {"samples": 4}, teachers=(name,), timed=False) for name in teachers[:1]),
+        Row(name=f"beam 4, 4 x {BEST}", search=BEAM | {"samples": 4}, teachers=(BEST,), timed=False),
         Row(name="beam 4, weak prover", search=BEAM, prover="weak", timed=False),
         Row(name="curation, weak prover", search={"strategy": "curation", **TRACES}, prover="weak", tokens=1, timed=False),
     ]
@@ -172,7 +176,8 @@ async def one_run(ground: Ground, config: RunConfig) -> Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One run in a process of its own. `target`: mean tokens of a question."""
+    """One run in a process of its own. `target`: mean tokens of a question, to be met by a cap that is looked for on the
+    questions `calibration`, unless it is known."""
 
     row: Row
     seed: int
@@ -180,6 +185,7 @@ class Task:
     calibration: dict[str, Any]
     ledger: Path | None = None
     target: float | None = None
+    cap: int | None = None
 
 
 def done(task: Task) -> Found:
@@ -187,17 +193,16 @@ def done(task: Task) -> Found:
     torch.set_num_threads(1)  # models this small wait for a second thread more than they gain by it
     ground = build(tell=lambda _: None)
 
-    def run_of(asked: dict[str, Any], cap: int | None, ledger: Path | None) -> Found:
+    def run_of(asked: dict[str, Any], cap: int | None) -> Found:
         with tempfile.TemporaryDirectory() as scratch:
-            config = configured(ground, task.row, task.seed, asked, Path(scratch) / "run", cap=cap, ledger=ledger)
+            config = configured(ground, task.row, task.seed, asked, Path(scratch) / "run", cap=cap, ledger=task.ledger)
             return asyncio.run(one_run(ground, config))
 
-    cap = None
-    if task.target:
-        cap = round(task.target)
-        overshoot = statistics.mean(run_of(task.calibration, cap, None)["tokens"]) - task.target
+    cap = task.cap
+    if task.target and not cap:
+        overshoot = statistics.mean(run_of(task.calibration, round(task.target))["tokens"]) - task.target
         cap = max(1, round(task.target - overshoot))
-    return run_of(task.asked, cap, task.ledger)
+    return run_of(task.asked, cap) | {"cap": cap}
 
 
 def averages(runs: Sequence[Found], key: str) -> float:
@@ -211,7 +216,7 @@ def told(name: str, runs: Sequence[Found], beams: Sequence[Found], seconds: floa
     less = right - np.concatenate([np.array(each["right"], float) for each in beams])
     (low, high), (least, most) = interval(right), interval(less)
     return (
-        f"{name:26} {right.mean():6.1%} [{low:5.1%}, {high:5.1%}]  {less.mean():+6.1%} [{least:+6.1%}, {most:+6.1%}] "
+        f"{name:32} {right.mean():6.1%} [{low:5.1%}, {high:5.1%}]  {less.mean():+6.1%} [{least:+6.1%}, {most:+6.1%}] "
         f"{averages(runs, 'perplexity'):10.3f} {averages(runs, 'tokens'):7.0f} {'' if seconds is None else f'{seconds:8.2f}'}"
     )
 
@@ -254,7 +259,7 @@ def drawn(all_rows: Sequence[Row]) -> dict[str, list[str]]:
     for row in all_rows:
         if row.line:
             lines.setdefault(row.line, []).append(row.name)
-    return lines | {"greedy": ["greedy", "greedy, 4 samples"], "random": ["random"], "longest": ["longest"]}
+    return lines | {"greedy, 4 samples": ["greedy, 4 samples"], "random": ["random"], "longest": ["longest"]}
 
 
 def measured(
@@ -262,7 +267,7 @@ def measured(
 ) -> dict[str, list[Found]]:
     """Every row for every seed."""
     found: dict[str, list[Found]] = {row.name: [{}] * len(seeds) for row in all_rows}
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(done, task(row, seed)): (row, place) for row in all_rows for place, seed in enumerate(seeds)}
         for number, future in enumerate(as_completed(waiting), start=1):
             row, place = waiting[future]
@@ -298,23 +303,23 @@ def main() -> None:
             )
 
         def timed(row: Row, seed: int) -> Task:
-            target = row.tokens * averages(found[REFERENCE.name], "tokens") if row.tokens else None
-            return Task(row=row, seed=seed, asked=asked(seed, options.timed), calibration=calibration, target=target)
+            cap = found[row.name][options.seeds.index(seed)]["cap"]
+            return Task(row=row, seed=seed, asked=asked(seed, options.timed), calibration=calibration, cap=cap)
 
         found = measured([REFERENCE], options.seeds, options.processes, task, print)
         found |= measured(others, options.seeds, options.processes, task, print)
         clocked = [row for row in (REFERENCE, *others) if row.timed] if options.timed else []
         clocks = measured(clocked, options.seeds, 1, timed, lambda _: None)
     seconds = {name: statistics.median(each["seconds"] for each in runs) / options.timed for name, runs in clocks.items()}
-    print(f"\n{device()}; {options.questions} questions for each of the seeds {options.seeds}; teachers {', '.join(teachers)}")
-    print(f"{'':26} {'right':>6} {'':14}  {'less beam':>6} {'':16} {'perplexity':>10} {'tokens':>7} {'seconds':>8}")
-    for row in (REFERENCE, *others):
-        print(told(row.name, found[row.name], found[REFERENCE.name], seconds.get(row.name)))
-    print("\n" + "\n".join(winners(found[REFERENCE.name], teachers)))
     if options.json:
         options.json.write_text(json.dumps({"found": found, "seconds": seconds}, indent=1))
     if options.plot:
         plot(found, drawn((REFERENCE, *others)), options.plot)
+    print(f"\n{device()}; {options.questions} questions for each of the seeds {options.seeds}; teachers {', '.join(teachers)}")
+    print(f"{'':32} {'right':>6} {'':14}  {'less beam':>6} {'':16} {'perplexity':>10} {'tokens':>7} {'seconds':>8}")
+    for row in (REFERENCE, *others):
+        print(told(row.name, found[row.name], found[REFERENCE.name], seconds.get(row.name)))
+    print("\n" + "\n".join(winners(found[REFERENCE.name], teachers)))
 
 
 if __name__ == "__main__":
