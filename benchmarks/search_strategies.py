@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import cycle
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,7 @@ def plot(found: dict[str, list[Found]], lines: dict[str, list[str]], file: Path)
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for line, names in lines.items():
+    for marker, (line, names) in zip(cycle("os^Dvx+"), lines.items()):
         points = sorted((averages(found[name], "tokens"), name) for name in names)
         rights = [np.concatenate([np.array(each["right"], float) for each in found[name]]) for _, name in points]
         spans = [interval(right) for right in rights]
@@ -245,11 +246,10 @@ def plot(found: dict[str, list[Found]], lines: dict[str, list[str]], file: Path)
             [m - low for m, (low, _) in zip(middle, spans, strict=True)],
             [h - m for m, (_, h) in zip(middle, spans, strict=True)],
         ]
-        axes.errorbar([tokens for tokens, _ in points], middle, yerr=error, marker="o", capsize=3, label=line)
-    axes.set(xlabel="generated tokens a question", ylabel="right", ylim=(0, 1), xscale="log")
-    axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.errorbar([tokens for tokens, _ in points], middle, yerr=error, marker=marker, capsize=3, label=line)
+    axes.set(xlabel="generated tokens a question", ylabel="share of questions right", xlim=(0, None), ylim=(0, 1))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(file, metadata={"Date": None})
 
 

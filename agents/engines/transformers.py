@@ -154,7 +154,7 @@ class Turns:
 
 CPU = Turns()
 """Models on the CPU compute in turn, a pass each: side by side they share its cores all the same, and hand Python's lock over at
-every operation. Five small ones on two cores took 1.5 times as long for a search, and 1.8 times the CPU."""
+every operation (`benchmarks/side_by_side.py`)."""
 
 
 class Worker:
