@@ -59,7 +59,7 @@ BOUNDS = {"max_think_tokens": 320, "max_answer_tokens": 16}
 STEPS = {"max_step_tokens": 48, "max_steps": 12}
 TRACES = {"traces": 4096, "traces_of": "all"}
 BEST = "digits"
-"""The teacher that solves most alone (`python -m benchmarks.proving_ground`)."""
+"""The teacher that solves most alone, greedily (`python -m benchmarks.proving_ground`)."""
 THIRDS = ("early", "middle", "late")
 CALIBRATION = 40
 """Training questions on which the overshoot of a cap is measured."""
