@@ -143,9 +143,9 @@ class Gate:
     ) -> T:
         """What `call` gives, when its turn has come and after as many tries as it may have.
 
-        `begun` is when the question was that it belongs to, in seconds: the older one goes first. `tokens` is what it may take
-        of the rate of tokens, `used` what it did take. Raises `Parked` while the engine is
-        parked, `Quarantined`, or what `call` raised last.
+        `begun` is when the question that it belongs to was begun, in seconds: the older one goes first. `tokens` is what it may
+        take of the rate of tokens, `used` what it did take. Raises `Parked` while the engine is parked, `Quarantined`, or what
+        `call` raised last.
         """
         ticket = _Ticket(order=(begun, next(self._orders)), tokens=tokens, num_answers=self._num_answers)
         while True:

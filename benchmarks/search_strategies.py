@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import device
-from proving_ground import Ground, build
+from proving_ground import Ground, Plan, build
 from solving import Silent
 
 from agents import prompts
@@ -286,6 +286,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
+    have = Plan().sizes.test
+    if len(set(options.seeds)) < len(options.seeds) or len(options.seeds) * options.questions > have:
+        parser.error(f"every seed has questions of its own, and there are {have}: accepted are {have // options.questions} seeds")
     ground = build()
     teachers = tuple(ground.teachers)
     others = rows(teachers)

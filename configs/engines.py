@@ -73,7 +73,7 @@ class TransformersEngine(Reached):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """"auto": bfloat16 where the device computes in it, else float32."""
     max_batch: int = Field(default=48, ge=1, le=1024)
-    """Requests computed at the same time."""
+    """Requests computed at the same time; a quarter as many more wait in the engine, all others for their turn."""
     prefix_cache_mb: int = Field(default=512, ge=0)
     """Memory for keys and values of past prefixes, in MiB."""
 

@@ -6,6 +6,7 @@ that want the same folder make it once: the second waits. Not covered: throwing 
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import hashlib
 import json
@@ -25,9 +26,18 @@ _SOURCES = ("language.py", "models.py", "questions.py", "rows.py", "tokens.py")
 
 def identity(configuration: dict[str, Any]) -> str:
     """A hash of a configuration, of the code that reads it, and of the libraries that compute."""
-    sources = [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in _SOURCES]
+    sources = [code((Path(__file__).parent / name).read_text(encoding="utf-8")) for name in _SOURCES]
     known = json.dumps([configuration, sources, torch.__version__, transformers.__version__], sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()[:16]
+
+
+def code(source: str) -> str:
+    """What a file does, without what it says of itself: its comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [each for each in node.body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))]
+    return ast.dump(tree)
 
 
 def is_kept(folder: Path) -> bool:

@@ -101,8 +101,8 @@ def mark(place: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """How a question is put together; `{ops}` are the numbered operations, joined by `joiner`. (Without numbers, a prover needed
-    half as many updates again before it knew which operation comes next.)"""
+    """How a question is put together; `{ops}` are the operations, joined by `joiner`, with numbers: the prover has to find the
+    one that comes next."""
 
     text: str
     joiner: str

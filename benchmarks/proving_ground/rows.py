@@ -2,9 +2,8 @@
 
 A teacher sees whole chains in which the operations it is poor at go wrong; the chain goes on from the wrong value, so it
 learns to follow whatever stands before. A prover sees right chains, and learns to tell the answer before they are complete: it
-trusts the last value, so that after a slip it expects another answer. (With slips in its rows it learns to distrust what it
-reads: it then told 82% of right chains from wrong ones with one step missing, where now it tells nearly all.) Those answers hang
-on the chain as branches, so that one row holds many:
+trusts the last value, so that after a slip it expects another answer; with slips in its rows it would learn to look past them.
+Those answers hang on the chain as branches, so that one row holds many:
 
     question, step 1, step 2, step 3, answer                     the trunk
                     |       +-- </think> The final answer is 62  a branch sees the trunk up to where it starts, and itself
@@ -31,8 +30,7 @@ WEIGHTS = (3, 3, 4, 4, 4, 1, 1)
 """How often a chain of each length is trained on: longer than any that is asked in the domain, but not often."""
 
 BRANCH_WEIGHT = 15.0
-"""Of an answer on a branch, against a token of the trunk: those are many, and most of them are easy. With 2 the answers two steps
-ahead were not learnt at all."""
+"""Of an answer on a branch, against a token of the trunk: those are many, and most of them are easy."""
 MOST_MISSING = 2
 """Steps that are left to guess at the earliest branch."""
 

@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from proving_ground import Ground, build, tiny
-from proving_ground.cache import MADE, is_kept
+from proving_ground.cache import MADE, code, is_kept
 from proving_ground.language import KINDS, MODULUS, Problem, draw, last_number, lexicon, slip
 from proving_ground.measure import answered, mixed, opened, question, stepped, told_apart
 from proving_ground.models import sees, shape
@@ -190,3 +190,11 @@ async def ask(ground: Ground) -> None:
 
 def test_the_models_open_in_the_engine_and_generate_and_score(ground: Ground) -> None:
     asyncio.run(ask(ground))
+
+
+def test_words_about_the_code_do_not_train_anything_anew_and_code_does() -> None:
+    plain = "RATE = 2\n\ndef f(x):\n    return x * RATE\n"
+    told = '"""A module."""\nRATE = 2  # twice\n"""How often."""\n\n\ndef f(x):\n    """Doubles."""\n    return (x * RATE)\n'
+    assert code(plain) == code(told)
+    assert code(plain) != code(plain.replace("2", "3"))
+    assert code(plain) != code(plain.replace("x * RATE", '"x"'))
