@@ -66,7 +66,12 @@ def dump(config: RunConfig) -> str:
 def identity(config: RunConfig) -> dict[str, Any]:
     """What makes a run this run: everything but the harmless keys."""
     engines = {name: lasting(engine) for name, engine in config.engines.items()}
-    harmless = dict.fromkeys(HARMLESS, True) | {"teachers": {"__all__": {"budget"}}}
+    harmless: dict[str, Any] = dict.fromkeys(HARMLESS, True)
+    harmless |= {
+        "teachers": {"__all__": {"budget", "licence"}},
+        "questions": {"__all__": {"licence"}},
+        "target": {"accepted"},
+    }
     return config.model_dump(mode="json", exclude=harmless) | {"engines": engines}
 
 

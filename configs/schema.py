@@ -7,64 +7,44 @@ Not covered: reading files, overrides and messages with line numbers (`load.py`)
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from configs.engines import EngineConfig, TransformersEngine
+from configs.engines import EngineConfig, OpenAIEngine, TransformersEngine
 from configs.part import Name, Part, Probability
+from configs.search import Search, Strategy
+from configs.sift import Consensus, Judge, Judging, Sampling, Style, Target
+from configs.sources import Fields, File, Source, WordProblems
 
-
-class WordProblems(Part):
-    """Seeded word problems from the shipped generator; two different `split`s never share a problem."""
-
-    kind: Literal["word_problems"]
-    """Chooses this source."""
-    count: int = Field(ge=1, le=1_000_000)
-    """How many questions."""
-    seed: int = 0
-    """Seed of the generator."""
-    split: Literal["train", "held_out"] = "train"
-    """Which half of all problems to draw from."""
-    operations: tuple[Annotated[int, Field(ge=1, le=3)], ...] = (1, 2, 3)
-    """Numbers of operations, drawn from evenly."""
-    largest: int = Field(default=20, ge=10, le=1000)
-    """The largest number that a problem mentions."""
-
-
-class Fields(Part):
-    """Which column holds what; a dotted name reaches into nested objects."""
-
-    question: str = "question"
-    """Column of the question's text."""
-    answer: str | None = "answer"
-    """Column of the gold answer; None when there is none."""
-    choices: str | None = None
-    """Column of the list of options, of a choice question."""
-    context: str | None = None
-    """Column of text to be read before the question."""
-
-
-class File(Part):
-    """Questions from a JSONL, JSON, CSV or parquet file, or a data-set id of the hub."""
-
-    kind: Literal["file"]
-    """Chooses this source."""
-    path: str
-    """A file, or `hf:owner/name[:split]` for a data set of the hub or of its cache."""
-    format: Literal["fields", "gsm8k", "svamp", "mawps", "bbh", "strategyqa"] = "fields"
-    """A built-in format, or "fields": the columns are named in `fields`."""
-    fields: Fields = Fields()
-    """Columns, for `format: fields`."""
-    answers: Literal["math", "choice", "boolean"] = "math"
-    """Kind of the answers, for `format: fields`."""
-    count: int | None = Field(default=None, ge=1)
-    """Take only this many, after `skip`."""
-    skip: int = Field(default=0, ge=0)
-    """Leave out this many rows at the start."""
-
-
-Source = Annotated[WordProblems | File, Field(discriminator="kind")]
+__all__ = [
+    "HARMLESS",
+    "Asking",
+    "Budget",
+    "Consensus",
+    "Evaluation",
+    "Example",
+    "Fields",
+    "File",
+    "Http",
+    "Judge",
+    "Judging",
+    "Limits",
+    "Logging",
+    "Lora",
+    "Prover",
+    "RunConfig",
+    "Sampling",
+    "Search",
+    "Source",
+    "Strategy",
+    "Student",
+    "Style",
+    "Target",
+    "Teacher",
+    "TeacherBudget",
+    "WordProblems",
+]
 
 
 class Example(Part):
@@ -120,6 +100,8 @@ class Teacher(Part):
     """How this teacher is asked; None: the run's `asking`."""
     budget: TeacherBudget = TeacherBudget()
     """What it may spend. Harmless: may differ when a run is resumed."""
+    licence: str | None = None
+    """The terms under which what it writes may be used, as the data-set card tells them. Harmless too."""
 
 
 class Prover(Part):
@@ -131,78 +113,6 @@ class Prover(Part):
     """A key of `engines`; must be able to score."""
     asking: Asking | None = None
     """How it is asked; None: the run's `asking`."""
-
-
-Strategy = Literal["beam", "greedy", "binary", "mcts", "curation", "random", "longest", "integration"]
-_STEPS = {"samples", "max_step_tokens", "max_steps"}
-_MIXED = {"quorum", "step_deadline_s"}
-_TRACES = {"traces", "traces_of"}
-_READS: dict[Strategy, set[str]] = {
-    "beam": {"beam", "max_question_tokens"} | _STEPS | _MIXED,
-    "greedy": {"max_question_tokens"} | _STEPS | _MIXED,
-    "binary": {"beam", "max_question_tokens", "answers"} | _STEPS | _MIXED,
-    "mcts": {"beam", "max_question_tokens", "iterations", "exploration"} | _STEPS,
-    "curation": {"beam", "max_question_tokens"} | _TRACES,
-    "random": {"beam", "max_question_tokens"} | _TRACES,
-    "longest": {"beam", "max_question_tokens"} | _TRACES,
-    "integration": {"integrator"} | _TRACES,
-}
-"""Which settings a strategy reads, beside those that all do."""
-_ALL_READ = {"strategy", "segmentation", "max_think_tokens", "max_answer_tokens"}
-
-
-class Search(Part):
-    """How a question's tree is searched: CoRD's beam of steps, scored by predictive perplexity, or another way."""
-
-    strategy: Strategy = "beam"
-    """"beam"; "greedy": a beam of 1; "binary": a beam scored by the prover's own short answers; "mcts": Monte Carlo tree search;
-    "curation", "random", "longest": whole traces, chosen from by score, by chance, by length; "integration": one from several."""
-    beam: int = Field(default=4, ge=1, le=256)
-    """Beam width B; also how many finished hypotheses are kept as trajectories."""
-    samples: int = Field(default=1, ge=1, le=64)
-    """Proposals of each teacher for each beam."""
-    segmentation: Literal["header", "line_break", "cue"] = "header"
-    """Where a step ends: before the next `### Step`, at an empty line, or before a line that begins with a cue ("Wait", ...)."""
-    traces: int = Field(default=4, ge=1, le=4096)
-    """Whole traces: of each teacher, or of all together."""
-    traces_of: Literal["each", "all"] = "each"
-    """Whose `traces` are counted."""
-    iterations: int = Field(default=16, ge=1)
-    """Of mcts: how often a leaf is expanded."""
-    exploration: float = Field(default=0.7, ge=0)
-    """Of mcts: the weight of what is little known, in the upper confidence bound."""
-    answers: int = Field(default=4, ge=1, le=64)
-    """Of binary: short answers of the prover for each candidate."""
-    integrator: Name | None = None
-    """Of integration: the teacher that makes one reasoning from several; None: the first."""
-    max_step_tokens: int = Field(default=2048, ge=1)
-    """Cap on one step."""
-    quorum: int | None = Field(default=None, ge=1)
-    """A beam's step is decided when so many teachers have answered, without waiting for the others; None: all."""
-    step_deadline_s: float | None = Field(default=None, gt=0)
-    """A beam's step is decided after this long, with at least one proposal; None: it waits for its teachers."""
-    max_steps: int = Field(default=64, ge=1)
-    """Cap on the depth of the tree; a beam that is still open then does not finish."""
-    max_think_tokens: int = Field(default=16_384, ge=1)
-    """Think budget of one beam; when it is spent, `</think>` is appended."""
-    max_answer_tokens: int = Field(default=4_096, ge=1)
-    """Cap on the final answer."""
-    max_question_tokens: int | None = Field(default=None, ge=1)
-    """Generated tokens of one question's whole tree; when they are spent, the search of this question ends."""
-
-    @property
-    def whole_traces(self) -> bool:
-        """Whether a teacher may be asked for all that is left of a reasoning at once."""
-        return self.strategy not in ("beam", "greedy", "binary")
-
-    @model_validator(mode="after")
-    def _is_read(self) -> Search:
-        read = _ALL_READ | _READS[self.strategy]
-        for name, field in type(self).model_fields.items():
-            if name not in read and getattr(self, name) != field.default:
-                accepted = ", ".join(sorted(strategy for strategy, names in _READS.items() if name in names))
-                raise ValueError(f"{name}: strategy {self.strategy!r} does not read it; those that do: {accepted}")
-        return self
 
 
 class Lora(Part):
@@ -322,10 +232,22 @@ class RunConfig(Part):
     """How teachers and prover are asked unless they say otherwise."""
     teachers: tuple[Teacher, ...] = Field(min_length=1)
     """Who proposes steps."""
-    prover: Prover
-    """Who scores them."""
+    prover: Prover | None = None
+    """Who scores them; every search but "none" needs one."""
     search: Search = Search()
     """How the tree grows."""
+    sampling: Sampling | None = None
+    """Whole trajectories in several styles, beside the search; None: only where they are needed."""
+    judges: tuple[Judge, ...] = ()
+    """Who rules on what passes the answer check; empty: nobody."""
+    judging: Judging = Judging()
+    """How judges are asked and counted."""
+    consensus: Consensus = Consensus()
+    """What the trajectories of a question say about each other."""
+    span_f1: Probability = 1.0
+    """An answer of kind span is right from this F1 of its words on; 1: all of them. Numbers must be equal in any case."""
+    target: Target = Target()
+    """When there is enough, of the run and of each question."""
     students: tuple[Student, ...] = Field(default=(), max_length=1)
     """Who learns; empty: make data only."""
     evaluation: Evaluation | None = None
@@ -344,26 +266,63 @@ class RunConfig(Part):
     """The status server."""
 
     @model_validator(mode="after")
-    def _names_exist(self) -> RunConfig:
-        for where, engine in [(f"teachers[{i}]", t.engine) for i, t in enumerate(self.teachers)] + [
-            ("prover", self.prover.engine)
-        ]:
+    def _engines_exist(self) -> RunConfig:
+        used = [(f"teachers[{i}]", t.engine) for i, t in enumerate(self.teachers)]
+        used += [(f"judges[{i}]", judge.engine) for i, judge in enumerate(self.judges)]
+        used += [("prover", self.prover.engine)] if self.prover else []
+        for where, engine in used:
             if engine not in self.engines:
                 raise ValueError(f"{where}.engine: no engine is called {engine!r}; engines: {', '.join(self.engines)}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> RunConfig:
         names = [t.name for t in self.teachers]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"teachers: the name {twice[0]!r} is used twice; names must differ")
-        if self.prover.name in names:
+        if self.prover and self.prover.name in names:
             raise ValueError(f"prover.name: a teacher is called {self.prover.name!r} too; names must differ")
-        if self.search.quorum is not None and self.search.quorum > len(names):
-            raise ValueError(f"search.quorum: {self.search.quorum} of {len(names)} teachers; accepted: 1 to {len(names)}")
-        if self.engines[self.prover.engine].kind == "litellm" and self.search.strategy != "binary":
+        taken = [*names, *([self.prover.name] if self.prover else [])]
+        for index, judge in enumerate(self.judges):
+            if judge.name in taken:
+                raise ValueError(f"judges[{index}].name: {judge.name!r} is somebody else's name; names must differ")
+            taken.append(judge.name)
+        return self
+
+    @model_validator(mode="after")
+    def _search_can_be_done(self) -> RunConfig:
+        names, search = [t.name for t in self.teachers], self.search
+        if search.strategy == "none" and self.sampling is None:
+            raise ValueError('search.strategy: "none" makes no trajectories; accepted: another strategy, or a `sampling` part')
+        if search.strategy != "none" and self.prover is None:
+            raise ValueError('prover: missing, must be given; only search.strategy "none" needs none')
+        if search.quorum is not None and search.quorum > len(names):
+            raise ValueError(f"search.quorum: {search.quorum} of {len(names)} teachers; accepted: 1 to {len(names)}")
+        if self.prover and self.engines[self.prover.engine].kind == "litellm" and search.strategy != "binary":
             raise ValueError(
                 f"prover.engine: {self.prover.engine!r} is of kind litellm, which gives no log-probs of an answer; accepted: "
                 "kind transformers, scripted, or openai (vLLM, SGLang); search.strategy binary needs none"
             )
-        if self.search.integrator is not None and self.search.integrator not in names:
-            raise ValueError(f"search.integrator: no teacher is called {self.search.integrator!r}; teachers: {', '.join(names)}")
+        if search.integrator is not None and search.integrator not in names:
+            raise ValueError(f"search.integrator: no teacher is called {search.integrator!r}; teachers: {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _judges_can_rule(self) -> RunConfig:
+        for index, source in enumerate(self.questions):
+            if isinstance(source, File) and source.answers == "open" and source.format == "fields" and not self.judges:
+                raise ValueError(
+                    f"questions[{index}].answers: open answers are for judges to check; give `judges`, or another kind"
+                )
+        for index, judge in enumerate(self.judges):
+            engine = self.engines[judge.engine]
+            model = engine.server.model if isinstance(engine, OpenAIEngine) and engine.server else getattr(engine, "model", None)
+            if student := next((student for student in self.students if student.model == model), None):
+                raise ValueError(
+                    f"judges[{index}].engine: {model} is what student {student.name!r} is; no student is its own judge"
+                )
+        if self.target.most is not None and self.target.most < self.target.least:
+            raise ValueError(f"target.most: {self.target.most} is less than target.least, {self.target.least}")
         return self
 
 

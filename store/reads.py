@@ -27,6 +27,7 @@ from store.types import (
     Attempt,
     Call,
     Checkpoint,
+    Consensus,
     Event,
     Failure,
     Lesson,
@@ -35,6 +36,7 @@ from store.types import (
     Outcome,
     Question,
     QuestionState,
+    Ruling,
     Trajectory,
     Verdict,
 )
@@ -124,6 +126,7 @@ _call, _trajectory, _verdict = table(tables.CallRow), table(tables.TrajectoryRow
 _route, _failure, _attempt = table(tables.RouteRow), table(tables.FailureRow), table(tables.AttemptRow)
 _metrics, _checkpoint, _stage = table(tables.MetricsRow), table(tables.CheckpointRow), table(tables.StageRow)
 _count, _event = table(tables.CountRow), table(tables.EventRow)
+_ruling, _consensus, _standing = table(tables.RulingRow), table(tables.ConsensusRow), table(tables.StandingRow)
 
 _LIMIT = bindparam("limit")
 _RUN = select(_run)
@@ -178,6 +181,14 @@ _TRAJECTORY = select(_trajectory).where(_trajectory.c.id == bindparam("id"))
 _TRAJECTORIES = select(_trajectory).where(_trajectory.c.question == bindparam("question")).order_by(_trajectory.c.id)
 _VERDICT = select(_verdict).where(_verdict.c.trajectory == bindparam("trajectory"))
 _NODE = select(_node).where(_node.c.id == bindparam("id"))
+_RULINGS = (
+    select(_ruling)
+    .join(_trajectory, _trajectory.c.id == _ruling.c.trajectory)
+    .where(_trajectory.c.question == bindparam("question"))
+    .order_by(_ruling.c.trajectory, _ruling.c.judge)
+)
+_CONSENSUS = select(_consensus).where(_consensus.c.question == bindparam("question"))
+_STANDINGS = select(_standing).where(_standing.c.question == bindparam("question")).order_by(_standing.c.trajectory)
 
 
 def _all(cursor: sqlite3.Cursor, statement: ClauseElement, **params: Any) -> list[sqlite3.Row]:
@@ -278,6 +289,17 @@ def trajectories(cursor: sqlite3.Cursor, question_id: str) -> list[tuple[Traject
     found = [rows.trajectory_of(row) for row in _all(cursor, _TRAJECTORIES, question=question_id)]
     verdicts = [_one(cursor, _VERDICT, trajectory=trajectory.id) for trajectory in found]
     return [(t, None if row is None else rows.verdict_of(row)) for t, row in zip(found, verdicts, strict=True)]
+
+
+def rulings(cursor: sqlite3.Cursor, question_id: str) -> list[Ruling]:
+    """The rulings on the trajectories of a question, by trajectory and judge."""
+    return [rows.ruling_of(row) for row in _all(cursor, _RULINGS, question=question_id)]
+
+
+def consensus(cursor: sqlite3.Cursor, question_id: str) -> Consensus | None:
+    """The graph of a question's trajectories."""
+    row = _one(cursor, _CONSENSUS, question=question_id)
+    return None if row is None else rows.consensus_of(row, _all(cursor, _STANDINGS, question=question_id))
 
 
 def checkpoints(cursor: sqlite3.Cursor, student: str) -> list[Checkpoint]:

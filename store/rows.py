@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -17,6 +18,8 @@ from store.types import (
     Attempt,
     Call,
     Checkpoint,
+    Cluster,
+    Consensus,
     Event,
     Failure,
     Finish,
@@ -29,11 +32,16 @@ from store.types import (
     Question,
     Report,
     Route,
+    Ruled,
+    Ruling,
     Score,
+    Standing,
     Step,
+    Target,
     Trajectory,
     Usage,
     Verdict,
+    Where,
 )
 
 Columns = dict[str, Any]
@@ -42,8 +50,10 @@ Row = sqlite3.Row
 _KINDS = get_args(Kind)
 _FINISHES = get_args(Finish)
 _ORIGINS = get_args(Origin)
-_TARGETS = ("gold", "consensus")
-_PURPOSES = ("propose", "score", "answer", "evaluate")
+_TARGETS = get_args(Target)
+_WHERES = get_args(Where)
+_RULED = get_args(Ruled)
+_PURPOSES = ("propose", "score", "answer", "judge", "evaluate")
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -80,6 +90,7 @@ def question_row(question: Question) -> Columns:
         "answer": question.answer,
         "kind": _one_of(question.kind, _KINDS),
         "choices": _encode(question.choices),
+        "aliases": _encode(question.aliases),
         "context": question.context,
         "source": question.source,
         "meta": _encode(dict(question.meta)),
@@ -94,6 +105,7 @@ def question_of(row: Row) -> Question:
         answer=row["answer"],
         kind=row["kind"],
         choices=_strings(row["choices"]),
+        aliases=_strings(row["aliases"]),
         context=row["context"],
         source=row["source"],
         meta=json.loads(row["meta"]),
@@ -191,6 +203,10 @@ def trajectory_row(trajectory: Trajectory) -> Columns:
         "origin": _one_of(trajectory.origin, _ORIGINS),
         "score": None if trajectory.score is None else _finite(trajectory.score),
         "best": bool(trajectory.best),
+        "where": trajectory.where and _one_of(trajectory.where, _WHERES),
+        "style": trajectory.style,
+        "target": trajectory.target and _one_of(trajectory.target, _TARGETS),
+        "cost": None if trajectory.cost is None else _finite(trajectory.cost),
         **_usage_columns(trajectory.usage),
     }
 
@@ -209,17 +225,88 @@ def trajectory_of(row: Row) -> Trajectory:
         score=row["score"],
         best=bool(row["best"]),
         usage=_usage(row),
+        where=row["where"],
+        style=row["style"],
+        target=row["target"],
+        cost=row["cost"],
     )
 
 
 def verdict_row(verdict: Verdict) -> Columns:
     """The columns of a verdict."""
-    return {"trajectory": verdict.trajectory, "outcome": Outcome(verdict.outcome).value, "reason": verdict.reason}
+    target = verdict.target and _one_of(verdict.target, _TARGETS)
+    outcome = Outcome(verdict.outcome).value
+    return {"trajectory": verdict.trajectory, "outcome": outcome, "reason": verdict.reason, "target": target}
 
 
 def verdict_of(row: Row) -> Verdict:
     """The verdict of a row."""
-    return Verdict(trajectory=row["trajectory"], outcome=Outcome(row["outcome"]), reason=row["reason"])
+    return Verdict(trajectory=row["trajectory"], outcome=Outcome(row["outcome"]), reason=row["reason"], target=row["target"])
+
+
+def ruling_row(ruling: Ruling) -> Columns:
+    """The columns of a ruling."""
+    return {
+        "trajectory": ruling.trajectory,
+        "judge": ruling.judge,
+        "ruled": _one_of(ruling.ruled, _RULED),
+        "reason": ruling.reason,
+        "details": _encode(dict(ruling.details)),
+        "tries": ruling.tries,
+    }
+
+
+def ruling_of(row: Row) -> Ruling:
+    """The ruling of a row."""
+    return Ruling(**{**row, "details": json.loads(row["details"])})
+
+
+def consensus_row(consensus: Consensus) -> Columns:
+    """The columns of a consensus, without its standings."""
+    return {
+        "question": consensus.question,
+        "embedder": consensus.embedder,
+        "clusters": _encode([asdict(cluster) for cluster in consensus.clusters]),
+        "edges": _encode([(one, other, _finite(similarity)) for one, other, similarity in consensus.edges]),
+        "target": consensus.target,
+        "target_support": None if consensus.target_support is None else _finite(consensus.target_support),
+    }
+
+
+def standing_row(standing: Standing, question: str) -> Columns:
+    """The columns of a standing in the graph of a question."""
+    return {
+        **asdict(standing),
+        "question": question,
+        "centrality": _finite(standing.centrality),
+        "nearest": _finite(standing.nearest),
+        "misleading": bool(standing.misleading),
+    }
+
+
+def standing_of(row: Row) -> Standing:
+    """The standing of a row."""
+    return Standing(
+        trajectory=row["trajectory"],
+        centrality=row["centrality"],
+        nearest=row["nearest"],
+        support=row["support"],
+        misleading=bool(row["misleading"]),
+    )
+
+
+def consensus_of(row: Row, standings: Sequence[Row]) -> Consensus:
+    """The consensus of a row and of its standings' rows."""
+    clusters = [Cluster(**{**each, "trajectories": tuple(each["trajectories"])}) for each in json.loads(row["clusters"])]
+    return Consensus(
+        question=row["question"],
+        embedder=row["embedder"],
+        clusters=tuple(clusters),
+        standings=tuple(standing_of(each) for each in standings),
+        edges=tuple((one, other, similarity) for one, other, similarity in json.loads(row["edges"])),
+        target=row["target"],
+        target_support=row["target_support"],
+    )
 
 
 def route_row(route: Route) -> Columns:

@@ -23,6 +23,7 @@ from store.types import (
     Attempt,
     Call,
     Checkpoint,
+    Consensus,
     Event,
     Failure,
     Lesson,
@@ -32,6 +33,7 @@ from store.types import (
     QuestionState,
     Report,
     Route,
+    Ruling,
     Trajectory,
     Verdict,
 )
@@ -145,8 +147,11 @@ class Store:
         verdicts: Sequence[Verdict],
         routes: Sequence[Route],
         tree_update: Advance | None = None,
+        rulings: Sequence[Ruling] = (),
+        consensus: Consensus | None = None,
     ) -> bool:
-        """End a question's work: its last advance, its trajectories, its state and its lease, all or nothing.
+        """End a question's work: its last advance, its trajectories and what is said of them, its state and its lease, all or
+        nothing.
 
         False if it was settled before: the first settlement stands.
         """
@@ -160,6 +165,8 @@ class Store:
             trajectories=[rows.trajectory_row(trajectory) for trajectory in trajectories],
             verdicts=[rows.verdict_row(verdict) for verdict in verdicts],
             routes=[rows.route_row(route) for route in routes],
+            rulings=[rows.ruling_row(ruling) for ruling in rulings],
+            consensus=None if consensus is None else _graph(consensus),
             tree=None if tree_update is None else (_nodes(tree_update), tree_update.expanded),
         )
         return await self._write(op)
@@ -212,6 +219,14 @@ class Store:
     async def trajectories(self, question_id: str) -> list[tuple[Trajectory, Verdict | None]]:
         """The trajectories of a question with their verdicts, by id."""
         return await self._read(lambda cursor: reads.trajectories(cursor, question_id))
+
+    async def rulings(self, question_id: str) -> list[Ruling]:
+        """The rulings on the trajectories of a question, by trajectory and judge."""
+        return await self._read(lambda cursor: reads.rulings(cursor, question_id))
+
+    async def consensus(self, question_id: str) -> Consensus | None:
+        """The graph of a question's trajectories, if it is settled and has any."""
+        return await self._read(lambda cursor: reads.consensus(cursor, question_id))
 
     async def accepted(self, after: tuple[int, str] = (-1, ""), limit: int = 100) -> list[Accepted]:
         """A page of accepted trajectories by question and id; the next page comes after the last one's `cursor`."""
@@ -282,6 +297,10 @@ class Store:
     async def dump(self) -> dict[str, list[dict[str, Any]]]:
         """Every table's rows by primary key, without times and the numbers of events: equal for equal runs."""
         return await self._read(reads.dump)
+
+
+def _graph(consensus: Consensus) -> tuple[rows.Columns, list[rows.Columns]]:
+    return rows.consensus_row(consensus), [rows.standing_row(each, consensus.question) for each in consensus.standings]
 
 
 def _nodes(advance: Advance) -> list[rows.Columns]:

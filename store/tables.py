@@ -48,6 +48,7 @@ class QuestionRow(_Row, table=True):
     answer: str | None
     kind: str
     choices: str
+    aliases: str
     context: str | None
     source: str
     meta: str
@@ -129,6 +130,43 @@ class TrajectoryRow(_Row, table=True):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    where: str | None
+    style: str | None
+    target: str | None
+    cost: float | None
+
+
+class RulingRow(_Row, table=True):
+    """What one judge says of one trajectory."""
+
+    trajectory: str = Field(primary_key=True, foreign_key="trajectory.id")
+    judge: str = Field(primary_key=True)
+    ruled: str
+    reason: str
+    details: str
+    tries: int
+
+
+class ConsensusRow(_Row, table=True):
+    """The graph of a question's trajectories: its clusters and edges."""
+
+    question: str = Field(primary_key=True, foreign_key="question.id")
+    embedder: str
+    clusters: str
+    edges: str
+    target: str | None
+    target_support: float | None
+
+
+class StandingRow(_Row, table=True):
+    """Where one trajectory stands in its question's graph."""
+
+    trajectory: str = Field(primary_key=True, foreign_key="trajectory.id")
+    question: str = Field(foreign_key="question.id", index=True)
+    centrality: float
+    nearest: float
+    support: float | None
+    misleading: bool
 
 
 class VerdictRow(_Row, table=True):
@@ -137,6 +175,7 @@ class VerdictRow(_Row, table=True):
     trajectory: str = Field(primary_key=True, foreign_key="trajectory.id")
     outcome: str
     reason: str
+    target: str | None
 
 
 class RouteRow(_Row, table=True):

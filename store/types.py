@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-Kind = Literal["math", "choice", "boolean"]
+Kind = Literal["math", "choice", "boolean", "entailment", "span", "open"]
 Finish = Literal["step", "closed", "capped"]
-Origin = Literal["search", "style", "curation"]
+Origin = Literal["search", "style"]
+Where = Literal["statement", "box", "last"]
+Target = Literal["gold", "consensus"]
+Ruled = Literal["valid", "invalid", "unreadable"]
 
 _canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
@@ -49,24 +52,32 @@ class NodeState(StrEnum):
 
 
 class Outcome(StrEnum):
-    """The verdicts a trajectory can get; exactly one each."""
+    """The verdicts a trajectory can get; exactly one each.
+
+    WRONG_ANSWER failed the answer check, UNSOUND the judges, MISLEADING is right by luck, DUPLICATE says what an accepted one
+    says, SURPLUS is more than was asked for; UNDECIDED: nobody can tell.
+    """
 
     ACCEPTED = "accepted"
     WRONG_ANSWER = "wrong_answer"
     UNSOUND = "unsound"
     MISLEADING = "misleading"
+    DUPLICATE = "duplicate"
+    SURPLUS = "surplus"
     UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question with, usually, its gold answer. `choices` holds the option texts of a choice question, in order."""
+    """One question with, usually, its gold answer. `choices` holds the option texts of a choice question, in order; `aliases`
+    other answers that are as right as the gold one."""
 
     id: str
     text: str
     answer: str | None
     kind: Kind
     choices: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     context: str | None = None
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -124,7 +135,7 @@ class Score:
     value: float
     logprobs: tuple[float, ...]
     prover: str
-    target: Literal["gold", "consensus"] = "gold"
+    target: Target = "gold"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +177,8 @@ class Advance:
 class Trajectory:
     """One whole reasoning: `text` is the steps, `conclusion` what follows `</think>`, `answer` what was extracted from it.
 
-    `best` marks tau*, the finished beam with the highest score of its question.
+    `where` says in which form the answer stood there; `style` how a sampled one was asked for; `target` what `score` is about.
+    `best` marks tau*, the finished beam with the highest score of its question. `cost` is in US dollars, None where unknown.
     """
 
     id: str
@@ -180,15 +192,78 @@ class Trajectory:
     score: float | None
     best: bool
     usage: Usage
+    where: Where | None = None
+    style: str | None = None
+    target: Target | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """What one judge says of one trajectory; `details` is its whole answer in the form of the configured schema, empty where it
+    could not be read."""
+
+    trajectory: str
+    judge: str
+    ruled: Ruled
+    reason: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    tries: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """The trajectories of a question that give the same answer, by id; `answer` is its most frequent form.
+
+    `support` is their share of all trajectories of the question, `teachers` of all its distinct teachers; `strength` what the
+    leading one is chosen by.
+    """
+
+    answer: str
+    trajectories: tuple[str, ...]
+    support: float
+    teachers: float
+    strength: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where one trajectory stands in its question's graph: `centrality` by weighted PageRank, 1 is the average; `nearest` the
+    highest similarity to another one; `support` that of its answer, None without one."""
+
+    trajectory: str
+    centrality: float
+    nearest: float
+    support: float | None
+    misleading: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consensus:
+    """The graph of a question's trajectories (methods part 4): `clusters`, the leading one first; `standings` by trajectory;
+    `edges` as (trajectory, trajectory, similarity above 0), each once.
+
+    `target` is the answer that stands in for a gold one, with the `target_support` that made it so; None where there is gold,
+    or too little support.
+    """
+
+    question: str
+    embedder: str
+    clusters: tuple[Cluster, ...]
+    standings: tuple[Standing, ...]
+    edges: tuple[tuple[str, str, float], ...]
+    target: str | None = None
+    target_support: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the sift decided about one trajectory, and why."""
+    """What the sift decided about one trajectory, and why; `target` is what its answer was compared with, None: with nothing."""
 
     trajectory: str
     outcome: Outcome
     reason: str
+    target: Target | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +289,7 @@ class Call:
     subject: str
     agent: str
     engine: str
-    purpose: Literal["propose", "score", "answer", "evaluate"]
+    purpose: Literal["propose", "score", "answer", "judge", "evaluate"]
     request: Mapping[str, Any]
     response: Mapping[str, Any]
     usage: Usage

@@ -54,6 +54,7 @@ _DROP_CLAIMS = delete(_claim).where(_claim.c.owner == bindparam("owner"))
 _DROP_EXPIRED_CLAIM = delete(_claim).where(_claim.c.id == bindparam("key"), _claim.c.expires_at <= bindparam("now"))
 _RENEW_CLAIMS = update(_claim).values(expires_at=bindparam("until")).where(_claim.c.owner == bindparam("owner"))
 _NEW_REPORT, _NEW_METRICS = _new(tables.ReportRow), _new(tables.MetricsRow)
+_NEW_RULING, _NEW_CONSENSUS, _NEW_STANDING = _new(tables.RulingRow), _new(tables.ConsensusRow), _new(tables.StandingRow)
 
 _RUN = select(_run.c.id, _run.c.state)
 _SET_RUN = update(_run).values(state=bindparam("to"), finished_at=bindparam("at")).where(_run.c.state != bindparam("to"))
@@ -276,6 +277,8 @@ def settle_question(
     trajectories: Sequence[Columns],
     verdicts: Sequence[Columns],
     routes: Sequence[Columns],
+    rulings: Sequence[Columns],
+    consensus: tuple[Columns, Sequence[Columns]] | None,
     tree: tuple[Sequence[Columns], Sequence[str]] | None,
 ) -> bool:
     """End a question's work, all at once; False if it had been settled before, and then nothing changes."""
@@ -288,6 +291,9 @@ def settle_question(
     if tree is not None:
         record_advance(tx, question, *tree)
     _add_trajectories(tx, trajectories, verdicts)
+    _add_rulings(tx, rulings)
+    if consensus is not None:
+        _add_consensus(tx, *consensus)
     for row in routes:
         if tx.change(_NEW_ROUTE, row):
             tx.event("route", row["trajectory"])
@@ -310,6 +316,24 @@ def _add_trajectories(tx: Transaction, trajectories: Sequence[Columns], verdicts
             if row["outcome"] == Outcome.ACCEPTED.value and score is not None:
                 tx.count("score.count")
                 tx.count("score.billionths", round(score * SCORE_UNIT))
+
+
+def _add_rulings(tx: Transaction, rulings: Sequence[Columns]) -> None:
+    for row in rulings:
+        if tx.change(_NEW_RULING, row):
+            tx.event("ruling", row["trajectory"])
+            tx.count(f"rulings.{row['ruled']}.{row['judge']}")
+
+
+def _add_consensus(tx: Transaction, graph: Columns, standings: Sequence[Columns]) -> None:
+    if not tx.change(_NEW_CONSENSUS, graph):
+        return
+    tx.event("consensus", graph["question"])
+    if graph["target"] is not None:
+        tx.count("targets.consensus")
+    for row in standings:
+        if tx.change(_NEW_STANDING, row) and row["misleading"]:
+            tx.count("standings.misleading")
 
 
 def record_failure(tx: Transaction, row: Columns) -> bool:
