@@ -22,7 +22,7 @@ from agents.shared_ledger import SharedLedger
 from configs.engines import Price
 from store.types import Call, Failure, Usage, content_id, sum_usage
 
-Purpose = Literal["propose", "score", "answer", "evaluate"]
+Purpose = Literal["propose", "score", "answer", "judge", "evaluate"]
 Response = tuple[dict[str, Any], Usage]
 
 BYTES_PER_TOKEN = 3
@@ -247,7 +247,8 @@ def _most_tokens(prompt: Prompt) -> int:
 def _request(prompt: Prompt, rest: Mapping[str, Any]) -> dict[str, Any]:
     """The request as it is kept: whole turns by their hash (they repeat in every call of a question), the rest in full."""
     turns = content_id(*((message.role, message.content) for message in prompt.messages))
-    return {"turns": turns, "prefix": prompt.prefix, **rest}
+    schema = {"schema": content_id(prompt.schema)} if prompt.schema else {}
+    return {"turns": turns, "prefix": prompt.prefix, **schema, **rest}
 
 
 def _completion_row(completion: Completion) -> dict[str, Any]:

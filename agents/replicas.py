@@ -104,6 +104,7 @@ class Replicas:
             found=f"{found[0].found}, {len(found)} replicas",
             scores=scoring.scores,
             why_not=scoring.why_not,
+            structures=all(each.structures for each in found),
             context_tokens=min(each.context_tokens for each in found),
         )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from agents.engines.base import Engine, together
 from agents.engines.nobody import Nobody
 from agents.errors import Broken, Refused
+from agents.judge import Judge
 from agents.ledger import Model
 from agents.limits import Gate
 from agents.models import ModelFolder, resolve
@@ -44,13 +45,15 @@ class Roster:
 
     models: dict[str, Model]
     teachers: tuple[Teacher, ...]
-    prover: Prover
+    prover: Prover | None
+    judges: tuple[Judge, ...] = ()
 
     @property
     def gone(self) -> Broken | None:
-        """Why no question can ever be solved: the prover's engine is gone for good, or those of all teachers are."""
-        if self.prover.model.gate.gone:
-            return self.prover.model.gate.gone
+        """Why no question can ever be solved: the prover's engine or a judge's is gone for good, or those of all teachers are."""
+        for agent in (*((self.prover,) if self.prover else ()), *self.judges):
+            if agent.model.gate.gone:
+                return agent.model.gate.gone
         gone = [teacher.model.gate.gone for teacher in self.teachers]
         return gone[0] if all(gone) else None
 
@@ -63,17 +66,18 @@ async def open_roster(config: RunConfig, *, outputs: Path | None = None, tell: T
     What managed servers print goes to the folder `outputs` (None: a temporary one); `tell` gets a line for each engine, and
     when one of them comes or goes.
     """
-    used = [name for name in config.engines if name == config.prover.engine or name in {t.engine for t in config.teachers}]
+    agents = [*config.teachers, *config.judges, *((config.prover,) if config.prover else ())]
+    asked = {agent.engine for agent in agents}
+    used = [name for name in config.engines if name in asked]
     if config.replay:
-        models = {name: _replayed(name, config.engines[name]) for name in used}
-        yield Roster(models=models, teachers=_teachers(config, models), prover=_prover(config, models))
+        yield _roster(config, {name: _replayed(name, config.engines[name]) for name in used})
         return
     async with Servers() as servers, AsyncExitStack() as stack:
         models = {name: await _model(name, config.engines[name], None, servers, outputs, tell) for name in used}
         await _open(stack, models, servers)
         models = {name: _limited(model, config, tell) for name, model in models.items()}
         await together([_probed(model, config, tell) for model in models.values()])
-        yield Roster(models=models, teachers=_teachers(config, models), prover=_prover(config, models))
+        yield _roster(config, models)
 
 
 @asynccontextmanager
@@ -124,7 +128,7 @@ async def _probed(model: Model, config: RunConfig, tell: Tell) -> None:
     """Tell what the engine is; raise `Refused` when it cannot do what it is for. Engines of this process promise only what
     they do, and are asked nothing."""
     able, engine = model.engine.capabilities, config.engines[model.name]
-    proves = model.name == config.prover.engine
+    proves = config.prover is not None and model.name == config.prover.engine
     if not isinstance(engine, OpenAIEngine | LitellmEngine):
         if proves and not able.scores and config.search.strategy != "binary":
             raise Refused(f"prover: engine {model.name!r} cannot give log-probs of a given answer: {able.why_not}")
@@ -135,7 +139,8 @@ async def _probed(model: Model, config: RunConfig, tell: Tell) -> None:
         raise Refused(f"prover: engine {model.name!r} cannot be the prover: {found.cannot_prove}")
     if found.faults and any(teacher.engine == model.name for teacher in config.teachers):
         raise Refused(f"engine {model.name}: {'; '.join(found.faults)}")
-    key = "max_think_tokens" if config.search.whole_traces else "max_step_tokens"
+    whole = config.search.whole_traces or config.sampling is not None
+    key = "max_think_tokens" if whole else "max_step_tokens"
     if 0 < able.context_tokens <= (most := getattr(config.search, key)):
         longest = f"search.{key} is {most}"
         raise Refused(f"engine {model.name}: its context is {able.context_tokens} tokens, and {longest}")
@@ -215,7 +220,14 @@ def _teachers(config: RunConfig, models: dict[str, Model]) -> tuple[Teacher, ...
     )
 
 
-def _prover(config: RunConfig, models: dict[str, Model]) -> Prover:
+def _roster(config: RunConfig, models: dict[str, Model]) -> Roster:
+    judges = [Judge(config=judge, model=models[judge.engine], judging=config.judging) for judge in config.judges]
+    return Roster(models=models, teachers=_teachers(config, models), prover=_prover(config, models), judges=tuple(judges))
+
+
+def _prover(config: RunConfig, models: dict[str, Model]) -> Prover | None:
+    if config.prover is None:
+        return None
     return Prover(
         config=config.prover,
         model=models[config.prover.engine],

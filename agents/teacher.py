@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from agents import prompts
+from agents.engines.base import Completion
 from agents.ledger import Ledger, Model
 from agents.steps import END, STOPS, step_of
 from configs import schema
@@ -72,16 +73,39 @@ class Teacher:
             top_p=self._config.top_p,
             seed=self._seed_for(question, len(steps), *steps, *((writes, str(draw), *traces) if whole else ())),
         )
-        found = [
-            (step_of(each, index=len(steps) + 1, author=self.name, segmentation=segmentation), each.usage) for each in completions
-        ]
-        return [
-            Candidate(parent=parent, step=step, usage=usage, authors=(self.name,), cost=self._cost(usage))
-            for step, usage in found
-            if step
-        ]
+        return [candidate for each in completions if (candidate := self._candidate(each, parent, len(steps) + 1))]
 
-    def _cost(self, usage: Usage) -> float | None:
+    async def sample(
+        self, ledger: Ledger, question: Question, style: schema.Style, *, sampling: schema.Sampling, draw: int = 0
+    ) -> list[Candidate | None]:
+        """`sampling.samples` whole reasonings in a style; None for one that is empty. `draw` tells equal requests apart.
+
+        Raises `EngineError`, or `Parked` while the engine is parked.
+        """
+        completions = await ledger.generate(
+            self.model,
+            "propose",
+            prompts.styled(question, style, self.asking, self._search.segmentation),
+            agent=self.name,
+            waits=False,
+            n=sampling.samples,
+            max_tokens=self._search.max_think_tokens,
+            stop=(END,),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=self._seed_for(question, 0, "style", style, str(draw)),
+        )
+        return [self._candidate(each, None, 1) for each in completions]
+
+    def _candidate(self, completion: Completion, parent: str | None, index: int) -> Candidate | None:
+        step = step_of(completion, index=index, author=self.name, segmentation=self._search.segmentation)
+        if step is None:
+            return None
+        usage = completion.usage
+        return Candidate(parent=parent, step=step, usage=usage, authors=(self.name,), cost=self.cost(usage))
+
+    def cost(self, usage: Usage) -> float | None:
+        """US dollars; None where no price is known."""
         price = self.model.price
         return price.of(usage.prompt, usage.completion, usage.cached) if price else None
 

@@ -23,6 +23,18 @@ Segmentation = Literal["header", "line_break", "cue"]
 
 THINK_OPEN = "<think>\n"
 THINK_CLOSE = "\n</think>\n\n"
+_NO_WIDTH = "\u2060"
+
+
+def inert(text: str, marks: Sequence[str]) -> str:
+    """`text` in which none of a model's own `marks` (such as `<|im_end|>`) can be read as one: it is data, and ends no turn.
+
+    A character of no width is put behind the first of a mark; the marks of reasoning are ours, and stay.
+    """
+    for mark in marks:
+        if len(mark) > 1 and mark in text and mark not in (THINK_OPEN.strip(), THINK_CLOSE.strip()):
+            text = text.replace(mark, f"{mark[0]}{_NO_WIDTH}{mark[1:]}")
+    return text
 
 
 def user_text(question: Question) -> str:

@@ -31,6 +31,10 @@ class Template(Protocol):
         """The conversation up to where the response begins."""
         ...
 
+    def inert(self, text: str) -> str:
+        """`text` as data: none of the model's special tokens can be read out of it."""
+        ...
+
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens of `text`, and the character at which each begins."""
         ...
@@ -62,7 +66,7 @@ class Batch:
 def make_example(lesson: Lesson, template: Template, system: str | None) -> Example:
     """Tokenise prompt and response at once; a token that holds any character of the prompt belongs to the prompt."""
     prompt = template.prompt(user_text(lesson.question), system)
-    written = response(lesson.trajectory.text, lesson.trajectory.conclusion) + template.end_of_turn
+    written = template.inert(response(lesson.trajectory.text, lesson.trajectory.conclusion)) + template.end_of_turn
     tokens, begins = template.encode(prompt + written)
     first = next(index for index, begin in enumerate(begins) if begin >= len(prompt))
     return Example(trajectory=lesson.trajectory.id, tokens=tuple(tokens), first=max(first, 1))

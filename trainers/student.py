@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from configs import schema
+from store.reasoning import inert
 
 THINK = "<think>"
 _CONTENT = "CONTENT"
@@ -35,13 +36,18 @@ class Chat:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._marks = sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         self.end_of_turn = self._find_end_of_turn()
 
     def prompt(self, user: str, system: str | None) -> str:
         """The conversation up to where the response begins; a `<think>` that the template opens is left to the response."""
         turns = [{"role": "system", "content": system}] if system else []
-        text = self._render([*turns, {"role": "user", "content": user}], add_generation_prompt=True)
+        text = self._render([*turns, {"role": "user", "content": self.inert(user)}], add_generation_prompt=True)
         return text[: text.rindex(THINK)] if text.rstrip().endswith(THINK) else text
+
+    def inert(self, text: str) -> str:
+        """`text` as data: a special token that is spelled out in it is text, and ends no turn."""
+        return inert(text, self._marks)
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens of a rendered text, and the character at which each begins."""

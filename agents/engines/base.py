@@ -28,10 +28,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """Whole turns, ending with a user's, and the unfinished assistant turn that is to be continued ("" to start one)."""
+    """Whole turns, ending with a user's, and the unfinished assistant turn that is to be continued ("" to start one).
+
+    `schema`, as JSON text, is what the answer has to be: an engine that can holds the model to it (`Capabilities.structures`).
+    """
 
     messages: tuple[Message, ...]
     prefix: str = ""
+    schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,7 @@ class Capabilities:
     """What an engine can do, as found out and not as promised. `context_tokens` is the longest prompt plus completion,
     `price` what the engine knows of it.
 
-    `why_not`, in a few words, when it does not score. `template` and `tokenizer` are fingerprints (16 hex characters), where
+    `why_not`, in a few words, when it does not score. `structures`: it holds an answer to a JSON schema. `template` and `tokenizer` are fingerprints (16 hex characters), where
     the engine has them: equal ones render and cut text alike.
     """
 
@@ -75,6 +79,7 @@ class Capabilities:
     context_tokens: int
     price: Price | None = None
     why_not: str = ""
+    structures: bool = False
     template: str | None = None
     tokenizer: str | None = None
 

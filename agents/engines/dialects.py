@@ -6,6 +6,7 @@ Not covered: sending (`wire.py`), what is asked (`openai.py`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -68,6 +69,13 @@ def body(dialect: Dialect, model: str, sampling: Sampling, *, stream: bool) -> J
     if stream:
         found |= {"stream": True, "stream_options": {"include_usage": True}}
     return found
+
+
+def held_to(common: Json, schema: str | None) -> Json:
+    """The same request, whose answer the server holds to a JSON schema, given as text; without one, as it is."""
+    if schema is None:
+        return common
+    return common | {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(schema)}}}
 
 
 def raw(common: Json, prompt: list[int] | str, logprobs: bool) -> Json:

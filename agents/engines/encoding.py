@@ -19,8 +19,9 @@ from itertools import chain
 from typing import Any
 
 from agents.engines.base import Message, Prompt
-from agents.engines.rendering import THINK, AnswerTokens, encode, encode_answer, render
+from agents.engines.rendering import THINK, AnswerTokens, encode, encode_answer, marks_of, render
 from agents.errors import Terminal
+from store.reasoning import inert
 
 MOST_TURNS = 256
 """Turns that are kept: more than there are questions in flight."""
@@ -53,20 +54,22 @@ class PromptEncoder:
         self._cuts = self._backend is not None and _cuts_at_headings(self._backend)
         self._turns = lru_cache(MOST_TURNS)(self._make_turns)
         self._piece = lru_cache(MOST_PIECES)(self._encode)
+        self._marks = marks_of(tokenizer)
 
     def tokens(self, prompt: Prompt) -> list[int]:
         """The tokens of the rendered prompt. Raises `Terminal`."""
         turns = self._turns_of(prompt)
-        return list(chain(turns.tokens, *map(self._piece, self._pieces(turns.rest + prompt.prefix))))
+        return list(chain(turns.tokens, *map(self._piece, self._pieces(turns.rest + inert(prompt.prefix, self._marks)))))
 
     def answer(self, context: Prompt, answer: str) -> AnswerTokens:
         """The tokens of the rendered context with `answer` after it, see `encode_answer`. Raises `Terminal`."""
         turns = self._turns_of(context)
-        *pieces, last = self._pieces(turns.rest + context.prefix)
+        text, answer = turns.rest + inert(context.prefix, self._marks), inert(answer, self._marks)
+        *pieces, last = self._pieces(text)
         try:
             found = encode_answer(self._tokenizer, last, answer)
         except Terminal:  # it may only be the last piece that is too short
-            pieces, found = [], encode_answer(self._tokenizer, turns.rest + context.prefix, answer)
+            pieces, found = [], encode_answer(self._tokenizer, text, answer)
         before = list(chain(turns.tokens, *map(self._piece, pieces)))
         return AnswerTokens(before + found.tokens, len(before) + found.first)
 

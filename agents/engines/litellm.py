@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -69,6 +70,7 @@ class LitellmEngine:
             context_tokens=int(self._facts.get("max_input_tokens") or 0),
             price=_price(self._facts),
             why_not=_WHY_NOT,
+            structures=self._structures,
         )
 
     async def generate(
@@ -91,6 +93,9 @@ class LitellmEngine:
             sampling["top_p"] = top_p
         seeds = [{"seed": (seed + index) % (1 << 31)} if "seed" in self._supported else {} for index in range(n)]
         stops = tuple(text for text in stop if text)
+        if prompt.schema and self._structures:
+            form = {"name": "answer", "schema": json.loads(prompt.schema)}
+            sampling["response_format"] = {"type": "json_schema", "json_schema": form}
         request = content_id(dataclasses.asdict(prompt), stops, sampling, seeds)
         return await self._samples.of(request, [partial(self._complete, prompt, stops, sampling | each) for each in seeds])
 
@@ -102,6 +107,10 @@ class LitellmEngine:
         """The turns as they are sent; the provider renders them."""
         asked, continued = self._asked(prompt)
         return as_turns(asked, continued)
+
+    @property
+    def _structures(self) -> bool:
+        return bool(self._facts.get("supports_response_schema"))
 
     @property
     def _prefills(self) -> bool:

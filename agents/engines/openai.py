@@ -67,6 +67,7 @@ class OpenAIEngine:
         self._samples = Samples()
         self._method: Method | None = None
         self._why_not = ""
+        self._structures = True
         self._fingerprints: tuple[str | None, str | None] = (None, None)
         self._differs = ""
         self._context_tokens = 0
@@ -104,6 +105,7 @@ class OpenAIEngine:
             continues=True,
             context_tokens=self._context_tokens,
             why_not=self._why_not,
+            structures=self._structures,
             template=template,
             tokenizer=cut,
         )
@@ -157,6 +159,7 @@ class OpenAIEngine:
     async def _complete(self, prompt: Prompt, sampling: Sampling) -> list[Completion]:
         stream = self._dialect == "other" or sampling.max_tokens > STREAMED_TOKENS
         common = dialects.body(self._dialect, self._config.model, sampling, stream=stream)
+        common = dialects.held_to(common, prompt.schema if self._structures else None)
         if self._encoder:
             tokens = self._encoder.tokens(prompt)
             self._check_fits(len(tokens), sampling.max_tokens)
@@ -168,6 +171,9 @@ class OpenAIEngine:
         try:
             usage = await (self._streamed if stream else self._whole)(path, body, drafts)
         except EngineError as error:
+            if isinstance(error, Terminal) and "response_format" in common and self._dialect == "other":
+                self._structures = False  # it knows no such thing
+                return await self._complete(prompt, sampling)
             if any(draft.pieces for draft in drafts):
                 error.usage = self._estimated(body, drafts)
             raise

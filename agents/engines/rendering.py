@@ -1,17 +1,20 @@
 """Between text and tokens: prompts in, and generated text out, one token at a time.
 
 Invariant: text that a stop string ends never holds the stop or anything after it, wherever token borders fall; a
-character is never cut (its bytes may come in several tokens). Not covered: what the prompts say (`agents.prompts`).
+character is never cut (its bytes may come in several tokens). What a question, a model or a file wrote is data: a special token
+that is spelled out in it is text, and ends no turn. Not covered: what the prompts say (`agents.prompts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from agents.engines.base import Message, Prompt
 from agents.errors import Terminal
+from store.reasoning import inert
 from store.types import content_id
 
 THINK = "<think>"
@@ -47,10 +50,19 @@ class AnswerTokens:
 
 def render(tokenizer: Any, prompt: Prompt) -> str:
     """The model's own template around the turns, then the unfinished turn; exactly one `<think>` where both open it."""
-    text = _applied(tokenizer, prompt.messages, add_generation_prompt=True)
+    marks = marks_of(tokenizer)
+    messages = [Message(role=message.role, content=inert(message.content, marks)) for message in prompt.messages]
+    text = _applied(tokenizer, messages, add_generation_prompt=True)
     if text.rstrip().endswith(THINK) and prompt.prefix.lstrip().startswith(THINK):
         text = text[: text.rindex(THINK)]
-    return text + prompt.prefix
+    return text + inert(prompt.prefix, marks)
+
+
+@lru_cache(64)
+def marks_of(tokenizer: Any) -> tuple[str, ...]:
+    """The texts of a tokenizer's special tokens: those that stand for turns, ends and roles."""
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    return tuple(sorted({token.content for token in added.values() if token.special}))
 
 
 def check_template(tokenizer: Any, model: str) -> None:

@@ -2,12 +2,14 @@
 
 It plays a reasoner on one kind of question: add up all whole numbers that the question names. Each step adds the next
 share of the numbers to a running total and, with probability 1 - skill, slips. Scoring sees a slip as a model would: the
-answer becomes unlikely. Invariant: a reply depends on (config, request) alone, so a run can be repeated bit by bit.
+answer becomes unlikely. As a judge it looks whether the totals are right, and is wrong itself with probability 1 - skill.
+Invariant: a reply depends on (config, request) alone, so a run can be repeated bit by bit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from store.reasoning import THINK_CLOSE
 from store.types import Usage, content_id
 
 _STEP = re.compile(r"^### Step \d+\.", re.MULTILINE)
+_QUOTED = re.compile(r"^([A-Z ]+):\n\[(\w+)\]\n(.*?)\n\[/\2\]$", re.MULTILINE | re.DOTALL)
 _TOTAL = re.compile(r"the total is (-?\d+)")
 _CONTEXT_TOKENS = 1 << 20
 
@@ -48,6 +51,7 @@ class ScriptedEngine:
             scores=True,
             continues=True,
             context_tokens=_CONTEXT_TOKENS,
+            structures=True,
         )
 
     async def generate(
@@ -66,6 +70,8 @@ class ScriptedEngine:
         await asyncio.sleep(self._config.latency_s)
         key = content_id(self._config.seed, prompt.messages[-1].content, prompt.prefix, temperature, seed)
         self._fail_at_times(key)
+        if prompt.schema:
+            return [self._ruling(prompt, max_tokens) for _ in range(n)]
         words = len(prompt.prefix.split()) + sum(len(message.content.split()) for message in prompt.messages)
         return [_cut(self._write(prompt, key, sample), words, max_tokens, stop, logprobs) for sample in range(n)]
 
@@ -92,9 +98,22 @@ class ScriptedEngine:
         if _draw(key, "failure") < self._config.failure_rate:
             raise Terminal("scripted failure")
 
+    def _ruling(self, prompt: Prompt, max_tokens: int) -> Completion:
+        """Whether the totals of the quoted reasoning are the question's."""
+        asked = prompt.messages[1].content
+        quoted = {name: text for name, _, text in _QUOTED.findall(asked)}
+        totals = [int(total) for total in _TOTAL.findall(quoted["REASONING"])]
+        sound = totals == self._totals(quoted["QUESTION"]) and _draw(self._config.seed, asked, "slip") < self._config.skill
+        unsound = totals != self._totals(quoted["QUESTION"]) and _draw(self._config.seed, asked, "slip") >= self._config.skill
+        ruling = "VALID" if sound or unsound else "INVALID"
+        text = json.dumps({"reason": f"the totals are {totals}", "ruling": ruling})
+        return _cut(text, len(asked.split()), max_tokens, (), logprobs=False)
+
     def _partial_sums(self, prompt: Prompt) -> list[int]:
         """The right total after each step."""
-        question = prompt.messages[-1].content.partition(f"\n\n{ATTEMPT} 1:")[0]  # attempts at it have numbers of their own
+        return self._totals(prompt.messages[-1].content.partition(f"\n\n{ATTEMPT} 1:")[0])  # attempts have numbers of their own
+
+    def _totals(self, question: str) -> list[int]:
         numbers = [int(number) for number in re.findall(r"\d+", question)]
         steps = self._config.steps
         shares = [sum(numbers[index::steps]) for index in range(steps)]

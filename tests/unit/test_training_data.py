@@ -23,6 +23,9 @@ class Pieces:
     def prompt(self, user: str, system: str | None) -> str:
         return f"{system or ''}|{user}|"
 
+    def inert(self, text: str) -> str:
+        return text
+
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         begins, at, index = [], 0, 0
         while at < len(text):
