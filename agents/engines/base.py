@@ -66,8 +66,8 @@ class Capabilities:
     """What an engine can do, as found out and not as promised. `context_tokens` is the longest prompt plus completion,
     `price` what the engine knows of it.
 
-    `why_not`, in a few words, when it does not score. `structures`: it holds an answer to a JSON schema. `template` and `tokenizer` are fingerprints (16 hex characters), where
-    the engine has them: equal ones render and cut text alike.
+    `why_not`, in a few words, when it does not score. `structures`: it holds an answer to a JSON schema. `template` and
+    `tokenizer` are fingerprints (16 hex characters), where the engine has them: equal ones render and cut text alike.
     """
 
     model: str

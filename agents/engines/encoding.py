@@ -64,7 +64,7 @@ class PromptEncoder:
     def answer(self, context: Prompt, answer: str) -> AnswerTokens:
         """The tokens of the rendered context with `answer` after it, see `encode_answer`. Raises `Terminal`."""
         turns = self._turns_of(context)
-        text, answer = turns.rest + inert(context.prefix, self._marks), inert(answer, self._marks)
+        text = turns.rest + inert(context.prefix, self._marks)
         *pieces, last = self._pieces(text)
         try:
             found = encode_answer(self._tokenizer, last, answer)

@@ -106,6 +106,7 @@ def encode_answer(tokenizer: Any, text: str, answer: str) -> AnswerTokens:
     """Tokenise `text + answer` at once and find the tokens that overlap the answer (CoRD, Eq. 3)."""
     if not answer:
         raise Terminal("there is no answer to score: it is empty")
+    answer = inert(answer, marks_of(tokenizer))
     encoded = tokenizer(text + answer, add_special_tokens=False, return_offsets_mapping=True)
     ends = [end for _, end in encoded["offset_mapping"]]
     first = next((index for index, end in enumerate(ends) if end > len(text)), len(ends))

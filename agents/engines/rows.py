@@ -15,9 +15,8 @@ import numpy as np
 
 from agents.engines.base import AnswerLogprobs, Completion, Prompt
 from agents.engines.prefixes import Tokens
-from agents.engines.rendering import Transcript, encode, encode_answer, marks_of, render
+from agents.engines.rendering import Transcript, encode, encode_answer, render
 from agents.errors import Overlong, Terminal
-from store.reasoning import inert
 from store.types import Usage
 
 Outcome = list[Completion] | AnswerLogprobs
@@ -213,7 +212,7 @@ def _writers(job: Job, request: Generation, tokenizer: Any, context_tokens: int)
 
 
 def _readers(job: Job, request: Scoring, tokenizer: Any, context_tokens: int) -> list[Reader]:
-    whole = encode_answer(tokenizer, render(tokenizer, request.context), inert(request.answer, marks_of(tokenizer)))
+    whole = encode_answer(tokenizer, render(tokenizer, request.context), request.answer)
     if len(whole.tokens) > context_tokens:
         raise Overlong(f"{len(whole.tokens)} tokens of context and answer do not fit into {context_tokens}")
     tokens, targets = whole.tokens[:-1], whole.tokens[whole.first :]
