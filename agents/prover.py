@@ -12,7 +12,7 @@ from agents import prompts
 from agents.ledger import Ledger, Model
 from configs import schema
 from store.reasoning import Segmentation
-from store.types import Question, Score, content_id
+from store.types import Question, Score, Target, content_id
 
 ANSWER_TEMPERATURE, ANSWER_TOP_P = 0.6, 0.95
 
@@ -35,11 +35,11 @@ class Prover:
         self._segmentation: Segmentation = segmentation
         self._seed = seed
 
-    async def score(self, ledger: Ledger, question: Question, text: str, target: str) -> Score:
-        """Predictive perplexity of `target` after the reasoning `text`. Raises `EngineError` when the engine cannot score."""
+    async def score(self, ledger: Ledger, question: Question, text: str, answer: str, target: Target = "gold") -> Score:
+        """Predictive perplexity of `answer`, the `target`'s, after the reasoning `text`. Raises `EngineError`."""
         context = prompts.conclude(question, text, self._asking, self._segmentation)
-        scored = await ledger.answer_logprobs(self.model, context, target, agent=self.name)
-        return Score(value=predictive_perplexity(scored.values), logprobs=scored.values, prover=self.name)
+        scored = await ledger.answer_logprobs(self.model, context, answer, agent=self.name)
+        return Score(value=predictive_perplexity(scored.values), logprobs=scored.values, prover=self.name, target=target)
 
     async def answers(self, ledger: Ledger, question: Question, text: str, *, num: int, max_tokens: int) -> list[str]:
         """`num` answers to the question, drawn after the reasoning `text` as if it were complete. Raises `EngineError`."""

@@ -215,6 +215,7 @@ def _teachers(config: RunConfig, models: dict[str, Model]) -> tuple[Teacher, ...
             asking=teacher.asking or config.asking,
             search=config.search,
             seed=config.seed,
+            sampling=config.sampling,
         )
         for index, teacher in enumerate(config.teachers)
     )

@@ -25,7 +25,15 @@ class Teacher:
     """One teacher of a run: a model, how it is asked and how it samples. `index` breaks ties between equal scores."""
 
     def __init__(
-        self, *, config: schema.Teacher, index: int, model: Model, asking: schema.Asking, search: schema.Search, seed: int
+        self,
+        *,
+        config: schema.Teacher,
+        index: int,
+        model: Model,
+        asking: schema.Asking,
+        search: schema.Search,
+        seed: int,
+        sampling: schema.Sampling | None = None,
     ) -> None:
         self.name = config.name
         self.leaves_when_spent = config.budget.when_spent == "leave"
@@ -34,6 +42,7 @@ class Teacher:
         self.model = model
         self._config = config
         self._search = search
+        self._sampling = sampling or schema.Sampling()
         self._seed = seed
 
     async def propose(
@@ -48,18 +57,23 @@ class Teacher:
         samples: int = 1,
         draw: int = 0,
         traces: Sequence[str] = (),
+        style: schema.Style | None = None,
         waits: bool = True,
     ) -> list[Candidate]:
         """What may come after `steps`, at most `budget` tokens each: up to `samples` candidates, empty ones left out.
 
-        The rest of a reasoning is one candidate, as a step is; `merged` is a reasoning made from `traces`. `draw` tells equal
-        requests apart. Raises `EngineError` when the engine cannot answer; `waits` while it is parked, or raises `Parked`.
+        The rest of a reasoning is one candidate, as a step is; `merged` is a reasoning made from `traces`, and one in a `style`
+        is drawn as the run's `sampling` says. `draw` tells equal requests apart. Raises `EngineError` when the engine cannot answer; `waits` while it is parked, or raises `Parked`.
         """
         segmentation, whole = self._search.segmentation, writes != "step"
         if writes == "merged":
             prompt = prompts.integrate(question, traces, self.asking, segmentation)
+        elif style is not None:
+            prompt = prompts.styled(question, style, self.asking, segmentation)
         else:
             prompt = prompts.propose(question, steps, self.asking, segmentation)
+        drawn = self._config if style is None else self._sampling
+        told = ("style", style, str(draw)) if style is not None else (writes, str(draw), *traces) if whole else ()
         completions = await ledger.generate(
             self.model,
             "propose",
@@ -69,40 +83,18 @@ class Teacher:
             n=samples,
             max_tokens=budget if whole else min(self._search.max_step_tokens, budget),
             stop=(END,) if whole else STOPS[segmentation],
-            temperature=self._config.temperature,
-            top_p=self._config.top_p,
-            seed=self._seed_for(question, len(steps), *steps, *((writes, str(draw), *traces) if whole else ())),
+            temperature=drawn.temperature,
+            top_p=drawn.top_p,
+            seed=self._seed_for(question, len(steps), *steps, *told),
         )
-        return [candidate for each in completions if (candidate := self._candidate(each, parent, len(steps) + 1))]
+        return [candidate for each in completions if (candidate := self._candidate(each, parent, len(steps) + 1, style))]
 
-    async def sample(
-        self, ledger: Ledger, question: Question, style: schema.Style, *, sampling: schema.Sampling, draw: int = 0
-    ) -> list[Candidate | None]:
-        """`sampling.samples` whole reasonings in a style; None for one that is empty. `draw` tells equal requests apart.
-
-        Raises `EngineError`, or `Parked` while the engine is parked.
-        """
-        completions = await ledger.generate(
-            self.model,
-            "propose",
-            prompts.styled(question, style, self.asking, self._search.segmentation),
-            agent=self.name,
-            waits=False,
-            n=sampling.samples,
-            max_tokens=self._search.max_think_tokens,
-            stop=(END,),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=self._seed_for(question, 0, "style", style, str(draw)),
-        )
-        return [self._candidate(each, None, 1) for each in completions]
-
-    def _candidate(self, completion: Completion, parent: str | None, index: int) -> Candidate | None:
+    def _candidate(self, completion: Completion, parent: str | None, index: int, style: str | None) -> Candidate | None:
         step = step_of(completion, index=index, author=self.name, segmentation=self._search.segmentation)
         if step is None:
             return None
         usage = completion.usage
-        return Candidate(parent=parent, step=step, usage=usage, authors=(self.name,), cost=self.cost(usage))
+        return Candidate(parent=parent, step=step, usage=usage, authors=(self.name,), cost=self.cost(usage), style=style)
 
     def cost(self, usage: Usage) -> float | None:
         """US dollars; None where no price is known."""

@@ -113,7 +113,7 @@ class PanelView:
 
 
 def _shown(question: Question, node: Node) -> Text:
-    words = " ".join(node.step.text.split())
+    words = "".join(each if each.isprintable() else " " for each in " ".join(node.step.text.split()))
     line = f"{question.id[:6]} {node.score.value:.2f} {'+'.join(node.authors)}: {words}"
     return Text(line[:_WIDTH], style="dim")
 

@@ -135,6 +135,7 @@ class Proposals:
                     samples=ask.samples,
                     draw=ask.draw,
                     traces=sorted(traces),
+                    style=ask.style,
                     waits=False,
                 )
             except EngineError as error:

@@ -13,7 +13,7 @@
     export    the accepted trajectories as a file
 
 Stages meet only in the store: whatever is not terminal there is work, so the same command resumes. A stage that finds
-nothing to do costs nothing. Invariant: a run is "finished" only when every question is in a terminal state.
+nothing to do costs nothing. Invariant: a run is "finished" only when every question is in a terminal state, or its target is met.
 """
 
 from __future__ import annotations

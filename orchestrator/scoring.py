@@ -16,9 +16,12 @@ from typing import Protocol, TypeVar
 from agents.engines.base import together
 from agents.errors import Withheld
 from agents.ledger import Ledger
+from agents.prover import Prover
 from agents.roster import Roster
 from configs.schema import Search
-from orchestrator.answers import extract, same_answer
+from orchestrator.aim import Aim
+from orchestrator.answers import extract
+from orchestrator.checker import Checker
 from orchestrator.search import Tree, node_id
 from orchestrator.strategies import Scoring
 from store.reasoning import joined
@@ -40,14 +43,17 @@ class Attempt(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
-    """Scores the candidates of one question of the run with this id."""
+    """Scores the candidates of one question of the run with this id, by the answer that they aim at."""
 
     run: str
     roster: Roster
+    prover: Prover
     search: Search
     scoring: Scoring
     ledger: Ledger
     attempt: Attempt
+    aim: Aim
+    checker: Checker
 
     async def scored(self, tree: Tree, candidates: Sequence[Candidate]) -> list[tuple[Candidate, Score]]:
         """Every candidate with its score, and the ends that were written for it."""
@@ -65,20 +71,21 @@ class Scorer:
         return [(candidate, score)] if score else []
 
     async def _perplexity(self, tree: Tree, text: str, candidate: Candidate) -> Score | None:
-        asked = self.roster.prover.score(self.ledger, tree.question, text, tree.question.answer or "")
+        asked = self.prover.score(self.ledger, tree.question, text, self.aim.answer, self.aim.target)
         return await self.attempt(asked, "prover", candidate.parent, candidate.step.text)
 
     async def _share(self, tree: Tree, text: str, candidate: Candidate) -> Score | None:
         question, search = tree.question, self.search
-        asked = self.roster.prover.answers(
+        asked = self.prover.answers(
             self.ledger, question, text, num=search.answers, max_tokens=min(search.max_answer_tokens, SHORT_TOKENS)
         )
         answers = await self.attempt(asked, "prover", candidate.parent, candidate.step.text)
         if not answers:
             return None
         found = [extract(each, question.kind, question.choices) for each in answers]
-        right = [same_answer(each, question.answer or "", question.kind, question.choices) for each in found if each is not None]
-        return Score(value=sum(right) / len(answers), logprobs=(), prover=self.roster.prover.name)
+        aim = self.aim.answer
+        right = [await self.checker.same(each, aim, question.kind, question.choices) for each in found if each is not None]
+        return Score(value=sum(right) / len(answers), logprobs=(), prover=self.prover.name, target=self.aim.target)
 
     async def _rolled_out(self, tree: Tree, candidate: Candidate) -> list[tuple[Candidate, Score]]:
         author = next(teacher for teacher in self.roster.teachers if teacher.name == candidate.authors[0])

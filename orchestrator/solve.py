@@ -1,60 +1,48 @@
 """One question's life: from its text to trajectories with verdicts.
 
+    sampled, if so configured or if nobody knows the answer ──▶ the aim: the gold answer, or the consensus of what was sampled
+    ──▶ searched, step by step, towards the aim ──▶ sifted ──▶ while too few are accepted: sampled again ──▶ settled
+
     consumes     a leased question, and what the store has of its tree and calls
-    produces     Advances, then trajectories, verdicts and routes, in one last transaction
-    waits for    teachers (`proposals.py`), prover, store
+    produces     Advances, then trajectories, rulings, the consensus, verdicts and routes, in one last transaction
+    waits for    teachers (`proposals.py`), prover, judges, store
     unblocked by their answers; a failed call is a Failure row and the others go on
 
 Invariant: every change of the tree is durable before the next one is thought of, so that a kill loses only calls in flight.
-Not covered: the search itself (`search.py`, pure) and which question comes next (`run.py`).
+Not covered: the search of its tree (`walk.py`), what is kept (`sift.py`), which question comes next (`workers.py`).
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import structlog
 
-from agents.errors import Broken, BudgetSpent, EngineError, Parked, Withheld
+from agents.embedder import Embedder
 from agents.ledger import Ledger, Terms
 from agents.roster import Roster
-from agents.teacher import Teacher
 from configs.schema import RunConfig
-from orchestrator.answers import extract
+from orchestrator.aim import Aim, gold
+from orchestrator.checker import Checker
+from orchestrator.conclusions import Conclusions
+from orchestrator.consensus import ConsensusGraph, target_of
+from orchestrator.failures import Failures
 from orchestrator.progress import Progress
-from orchestrator.proposals import proposing, somebody
+from orchestrator.quota import Quota
 from orchestrator.routes import routes
-from orchestrator.scoring import Scorer, all_of
-from orchestrator.search import Tree, best, closing, latecomers, merged, plant
-from orchestrator.sift import sift
-from orchestrator.strategies import Strategy, strategy_of
-from store.reasoning import joined
+from orchestrator.samples import Samples
+from orchestrator.scoring import all_of
+from orchestrator.search import Tree, best, closing, plant
+from orchestrator.sift import Sift, counted, ordered, rationed
+from orchestrator.walk import Drained, Walk
 from store.store import Store
-from store.types import (
-    Advance,
-    Candidate,
-    Failure,
-    Node,
-    Outcome,
-    Question,
-    QuestionState,
-    Trajectory,
-    Usage,
-    Verdict,
-    content_id,
-    sum_usage,
-)
+from store.types import Consensus, Outcome, Question, QuestionState, Trajectory, Verdict
+
+__all__ = ["Drained", "Solver"]
 
 log = structlog.get_logger()
-T = TypeVar("T")
-
-
-class Drained(Exception):
-    """The run is ending: the question was left between two steps, as the store has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,193 +54,190 @@ class Solver:
     roster: Roster
     store: Store
     terms: Terms
+    checker: Checker
+    embedder: Embedder
+    quota: Quota
     draining: Callable[[], bool]
     progress: Progress
 
-    @property
-    def _strategy(self) -> Strategy:
-        return strategy_of(self.config.search, run=self.run, teachers=[teacher.name for teacher in self.roster.teachers])
-
     async def solve(self, question: Question) -> QuestionState:
-        """Search, conclude, sift, settle.
+        """Sample, search, conclude, sift, settle.
 
         Raises `Drained`, `Withheld` (a spent budget, a replay without a row), and `Broken` when nobody can be asked.
         """
+        return await _Life(solver=self, question=question, ledger=await self._ledger(question)).live()
+
+    async def _ledger(self, question: Question) -> Ledger:
         failures = await self.store.failures_about(question.id)
         if self.terms.replay and self.terms.shared:
             failures += await self.terms.shared.failures(question.id)
-        ledger = Ledger(
-            subject=question.id,
-            known=await self.store.calls(question.id),
-            terms=self.terms,
-            failures=failures,
+        known = await self.store.calls(question.id)
+        return Ledger(subject=question.id, known=known, terms=self.terms, failures=failures)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Life:
+    """One question on its way. `tree` is the last one that was searched; `found` all trajectories so far."""
+
+    solver: Solver
+    question: Question
+    ledger: Ledger
+    tree: Tree = field(init=False)
+    found: list[Trajectory] = field(default_factory=list)
+    aim: Aim | None = None
+    _failures: Failures = field(init=False)
+    _conclusions: Conclusions = field(init=False)
+    _samples: Samples = field(init=False)
+    _sift: Sift = field(init=False)
+    _graph: ConsensusGraph = field(init=False)
+    _searched: bool = False
+
+    def __post_init__(self) -> None:
+        own, question, ledger = self.solver, self.question, self.ledger
+        self.tree = plant(question)
+        self.aim = gold(question)
+        self._failures = failures = Failures(store=own.store, question=question)
+        self._conclusions = conclusions = Conclusions(
+            roster=own.roster, ledger=ledger, failures=failures, patience_s=own.config.limits.patience_s
         )
-        known = await self.store.tree(question.id) if self._strategy.resumes else ()
-        tree = await self._search(plant(question, known), ledger)
-        trajectories = await self._conclude(tree, ledger)
-        return await self._settle(tree, trajectories)
+        common = {"run": own.run, "config": own.config, "roster": own.roster, "ledger": ledger, "failures": failures}
+        self._samples = Samples(**common, conclusions=conclusions)
+        self._sift = Sift(**common, checker=own.checker)
+        self._graph = ConsensusGraph(question.id, own.config.consensus, own.embedder, self._groups)
 
-    async def _search(self, tree: Tree, ledger: Ledger) -> Tree:
-        question, strategy = tree.question, self._strategy
+    async def _groups(self, answers: Sequence[str]) -> list[int]:
+        return await self.solver.checker.groups(answers, self.question.kind, self.question.choices)
 
-        async def attempt(asked: Awaitable[T], where: str, beam: str | None, step: str | None = None) -> T | None:
-            return await self._or_failure(asked, where, question, beam, step)
+    async def live(self) -> QuestionState:
+        """All of it: as many attempts as it takes, or as there are."""
+        config, samples_first = self.solver.config, self.solver.config.sampling is not None or self.aim is None
+        verdicts: dict[str, Verdict] = {}
+        graph = self._graph.consensus()
+        for attempt in range(config.target.attempts):
+            if attempt or samples_first:
+                await self._sample(attempt)
+            if self.aim and not self._searched and config.search.strategy != "none":
+                await self._search(self.aim)
+            verdicts, graph = await self._sifted()
+            if _accepted(verdicts.values()) >= config.target.least:
+                break
+        return await self._settle(verdicts, graph)
 
-        async def record(where: str, beam: str | None, error: EngineError) -> None:
-            await self._record_failure(error, where, question, beam)
+    # Trajectories
 
-        scorer = Scorer(
-            run=self.run,
-            roster=self.roster,
-            search=self.config.search,
-            scoring=strategy.scoring,
-            ledger=ledger,
-            attempt=attempt,
+    async def _sample(self, number: int) -> None:
+        """A round of samples; where nobody knows the answer, they may agree on one."""
+        if self._draining():
+            raise Drained
+        new = await self._samples.round(self.question, number)
+        self.found += new
+        await self._graph.add(new)
+        if self.aim is None and self.question.kind != "open":
+            target = target_of(self._graph.consensus(), self.solver.config.consensus.min_support)
+            self.aim = target and Aim(answer=target[0], target="consensus", support=target[1])
+
+    async def _search(self, aim: Aim) -> None:
+        own = self.solver
+        walk = Walk(
+            run=own.run,
+            config=own.config,
+            roster=own.roster,
+            store=own.store,
+            ledger=self.ledger,
+            failures=self._failures,
+            conclusions=self._conclusions,
+            checker=own.checker,
+            aim=aim,
+            draining=self._draining,
+            progress=own.progress,
         )
-        async with proposing(
-            roster=self.roster,
-            ledger=ledger,
-            search=self.config.search,
-            record=record,
-            patience_s=self.config.limits.patience_s,
-        ) as proposals:
-            num_rounds = 0
-            while asks := strategy.asks(tree, num_rounds):
-                if self.draining():
-                    await proposals.all_in()
-                    await self._join_late(tree, await proposals.late(), scorer)
-                    raise Drained
-                candidates = merged(await proposals.of(tree, asks))
-                tree = await self._join_late(tree, await proposals.late(), scorer)
-                scored = await scorer.scored(tree, candidates)
-                if not scored and not tree.nodes:
-                    break
-                tree = await self._grown(tree, strategy.advance(tree, asks, scored))
-                num_rounds += 1
-            return await self._join_late(tree, await proposals.late(), scorer)
+        self.tree, new = await walk.search(self.question)
+        self._searched = True
+        self.found += new
+        await self._graph.add(new)
 
-    async def _join_late(self, tree: Tree, late: Sequence[Candidate], scorer: Scorer) -> Tree:
-        """The tree with what came after its step was decided."""
-        if not late:
-            return tree
-        scored = await scorer.scored(tree, merged(late))
-        return await self._grown(tree, latecomers(tree, scored, search=self.config.search, run=self.run))
+    async def _sifted(self) -> tuple[dict[str, Verdict], Consensus]:
+        self.found = await self._scored()
+        checked = await self._sift.checked(self.question, self.found, self.aim)
+        passed = [id for id, verdict in checked.items() if verdict.outcome is Outcome.ACCEPTED]
+        graph = self._graph.consensus(accepted=passed)
+        if self.aim and self.aim.target == "consensus":
+            graph = replace(graph, target=self.aim.answer, target_support=self.aim.support)
+        return await self._sift.verdicts(self.question, self.found, checked, graph), graph
 
-    async def _grown(self, tree: Tree, change: Advance) -> Tree:
-        await self.store.record_advance(change)
-        self.progress.stepped(tree.question, change)
-        log.debug("advanced", question=tree.question.id, kept=len(change.kept), finished=len(change.finished))
-        return tree.grown(change)
+    async def _scored(self) -> list[Trajectory]:
+        """What was found, the samples with scores too where the prover can give them."""
+        config, prover, aim = self.solver.config, self.solver.roster.prover, self.aim
+        if prover is None or aim is None or config.search.strategy == "binary":
+            return self.found
 
-    async def _conclude(self, tree: Tree, ledger: Ledger) -> list[Trajectory]:
-        """The finished beams as trajectories, tau* first; the teacher of the last step writes the answer."""
-        kept = best(tree, self._strategy.value)
-        asked = [self._trajectory(tree, node, ledger, first=index == 0) for index, node in enumerate(kept)]
-        return [trajectory for trajectory in await all_of(asked) if trajectory]
+        async def scored(each: Trajectory) -> Trajectory:
+            if each.score is not None:
+                return each
+            asked = prover.score(self.ledger, self.question, each.text, aim.answer, aim.target)
+            score = await self._failures.attempt(asked, "prover", each.id)
+            return replace(each, score=score.value, target=aim.target) if score else each
 
-    async def _trajectory(self, tree: Tree, node: Node, ledger: Ledger, *, first: bool) -> Trajectory | None:
-        text = joined(tree.steps(node.id), self.config.search.segmentation)
-        if (concluded := await self._concluded(tree, node, text, ledger)) is None:
-            return None
-        conclusion, usage = concluded
-        path = tree.path(node.id)
-        return Trajectory(
-            id=content_id("trajectory", self.run, node.id),
-            question=tree.question.id,
-            nodes=tuple(each.id for each in path),
-            teachers=tuple(dict.fromkeys(each.step.author for each in path)),
-            text=text,
-            conclusion=conclusion,
-            answer=extract(conclusion, tree.question.kind, tree.question.choices),
-            origin="search",
-            score=node.score.value,
-            best=first,
-            usage=sum_usage([*(each.usage for each in path), usage]),
-        )
+        return await all_of([scored(each) for each in self.found])
 
-    async def _concluded(self, tree: Tree, node: Node, text: str, ledger: Ledger) -> tuple[str, Usage] | None:
-        """The conclusion; None after a failure, which is recorded. Raises `Broken` and `Withheld` when nobody can write it.
+    # The end
 
-        The author of the last step writes it, or, while it is parked or gone or has left, the first teacher that is not.
-        """
-
-        def reluctance(teacher: Teacher) -> tuple[bool, bool, bool, bool]:
-            gate = teacher.model.gate
-            return bool(gate.gone), not gate.may_look, bool(gate.parked), teacher.name != node.step.author
-
-        teachers, patience_s, until = list(self.roster.teachers), self.config.limits.patience_s, math.inf
-        while True:
-            teacher = min(teachers, key=reluctance)
-            where, asked = f"teacher {teacher.name}", teacher.conclude(ledger, tree.question, text=text, waits=False)
-            try:
-                return await self._or_failure(asked, where, tree.question, node.id)
-            except (Broken, Parked):
-                if teacher.model.gate.gone and all(each.model.gate.gone for each in teachers):
-                    raise teacher.model.gate.gone from None
-                until = min(until, time.monotonic() + patience_s)
-                await somebody([each.model.gate for each in teachers], until, patience_s)
-            except BudgetSpent as spent:
-                teachers.remove(teacher)
-                if not teachers or spent.agent != teacher.name or not teacher.leaves_when_spent:
-                    raise
-                await self._record_failure(spent, where, tree.question, node.id)
-
-    async def _settle(self, tree: Tree, trajectories: Sequence[Trajectory]) -> QuestionState:
-        verdicts = [sift(tree.question, trajectory) for trajectory in trajectories]
-        state, reason = _outcome(tree, verdicts)
-        students = [student.name for student in self.config.students]
-        await self.store.settle_question(
-            tree.question.id,
-            state=state,
-            reason=reason,
-            trajectories=trajectories,
-            verdicts=verdicts,
-            routes=routes(verdicts, students),
-            tree_update=closing(tree),
-        )
-        self.progress.settled(tree.question, state, reason)
-        log.info("question_settled", question=tree.question.id, state=state.value, reason=reason, trajectories=len(trajectories))
+    async def _settle(self, verdicts: dict[str, Verdict], graph: Consensus) -> QuestionState:
+        own, order = self.solver, ordered(self.found, graph)
+        most = own.config.target.most
+        verdicts = rationed(verdicts, order, most, f"the question has its {most}")
+        async with own.quota.turn() as room:
+            if own.quota.met:
+                raise Drained
+            verdicts = rationed(verdicts, order, room, "the run has what it wants")
+            state, reason = self._outcome(list(verdicts.values()))
+            await own.store.settle_question(
+                self.question.id,
+                state=state,
+                reason=reason,
+                trajectories=_with_best(self.found, order, verdicts),
+                verdicts=[verdicts[each.id] for each in self.found],
+                routes=routes(list(verdicts.values()), [student.name for student in own.config.students]),
+                tree_update=closing(self.tree),
+                rulings=[ruling for each in self.found for ruling in self._sift.rulings.get(each.id, ())],
+                consensus=graph if self.found else None,
+            )
+            own.quota.add(_accepted(verdicts.values()))
+        own.progress.settled(self.question, state, reason)
+        log.info("question_settled", question=self.question.id, state=state.value, reason=reason, trajectories=len(verdicts))
         return state
 
-    async def _or_failure(
-        self, asked: Awaitable[T], where: str, question: Question, beam: str | None, step: str | None = None
-    ) -> T | None:
-        """The awaited value, or None after an engine's error, which then is a Failure row; `step` tells siblings apart."""
-        try:
-            return await asked
-        except (Broken, Parked, Withheld):
-            raise
-        except EngineError as error:
-            await self._record_failure(error, where, question, beam, step)
-            return None
+    def _outcome(self, verdicts: Sequence[Verdict]) -> tuple[QuestionState, str]:
+        """The question's last state, and why."""
+        if accepted := _accepted(verdicts):
+            return QuestionState.SOLVED, f"{accepted} of {len(verdicts)} trajectories accepted"
+        if verdicts and self.aim is None and self.question.kind != "open":
+            return QuestionState.UNSOLVED, f"no answer has enough support: {self._supports()}"
+        if verdicts:
+            commonest = Counter(verdict.reason for verdict in verdicts).most_common(1)[0][0]
+            return QuestionState.UNSOLVED, f"no trajectory accepted: {counted(verdicts)}; {commonest}"
+        if not self.tree.nodes:
+            return QuestionState.UNSOLVED, "every call failed, or every step was empty"
+        if best(self.tree):
+            return QuestionState.UNSOLVED, "no answer could be written: its calls failed"
+        return QuestionState.UNSOLVED, "no reasoning was closed within the budgets"
 
-    async def _record_failure(
-        self, error: EngineError, where: str, question: Question, beam: str | None, step: str | None = None
-    ) -> None:
-        kind, message = type(error).__name__, str(error)
-        log.warning("call_failed", question=question.id, where=where, kind=kind, message=message)
-        await self.store.record_failure(
-            Failure(
-                id=content_id("failure", where, question.id, beam, step, kind, message),
-                where=where,
-                kind=kind,
-                message=message,
-                tries=error.tries,
-                subject=question.id,
-                request=error.request,
-            )
-        )
+    def _supports(self) -> str:
+        leading = self._graph.consensus().clusters[:1]
+        least = self.solver.config.consensus.min_support
+        return f"{leading[0].answer} has {leading[0].support:.0%} of {least:.0%}" if leading else "there is none"
+
+    def _draining(self) -> bool:
+        return self.solver.draining() or self.solver.quota.met
 
 
-def _outcome(tree: Tree, verdicts: Sequence[Verdict]) -> tuple[QuestionState, str]:
-    """The question's last state, and why."""
-    outcomes = [verdict.outcome for verdict in verdicts]
-    if Outcome.ACCEPTED in outcomes:
-        return QuestionState.SOLVED, f"{outcomes.count(Outcome.ACCEPTED)} of {len(outcomes)} trajectories accepted"
-    if outcomes:
-        return QuestionState.UNSOLVED, f"no trajectory accepted: {verdicts[0].reason}"
-    if not tree.nodes:
-        return QuestionState.UNSOLVED, "every call failed, or every step was empty"
-    if best(tree):
-        return QuestionState.UNSOLVED, "no answer could be written: its calls failed"
-    return QuestionState.UNSOLVED, "no reasoning was closed within the budgets"
+def _accepted(verdicts: Iterable[Verdict]) -> int:
+    return sum(verdict.outcome is Outcome.ACCEPTED for verdict in verdicts)
+
+
+def _with_best(found: Sequence[Trajectory], order: Sequence[Trajectory], verdicts: dict[str, Verdict]) -> list[Trajectory]:
+    """The trajectories; where no search has marked its best, the best accepted one is marked."""
+    if any(each.best for each in found):
+        return list(found)
+    first = next((each for each in order if verdicts[each.id].outcome is Outcome.ACCEPTED), None)
+    return [replace(each, best=each is first) for each in found]

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from agents.teacher import Writes
-from configs.schema import Search
+from configs.schema import Search, Style
 from orchestrator.search import Tree, advance, frontier, node_of, pruned, spent
 from store.types import Advance, Candidate, Node, NodeState, Score, content_id
 
@@ -35,13 +35,14 @@ Scored = Sequence[tuple[Candidate, Score]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """One request to one teacher: to go on from `beam` (None: the root). `draw` tells equal requests apart."""
+    """One request to one teacher: to go on from `beam` (None: the root), or to reason in a style. `draw` tells equal ones apart."""
 
     beam: str | None
     teacher: str
     samples: int
     writes: Writes = "step"
     draw: int = 0
+    style: Style | None = None
 
 
 class Strategy(Protocol):
@@ -90,6 +91,8 @@ def strategy_of(search: Search, *, run: str, teachers: Sequence[str]) -> Strateg
             return Longest(search=search, run=run, teachers=names)
         case "integration":
             return Integration(search=search, run=run, teachers=names)
+        case "none":
+            raise ValueError("a run without a search has no strategy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
     consumes     pending questions of the store
     produces     settled ones (`solve.py`)
     waits for    engines to open, then for each question's calls
-    unblocked by the end of the questions, a drain, a spent budget, a replay without a row
+    unblocked by the end of the questions, a target that is met, a drain, a spent budget, a replay without a row
 
 Invariant: what is not settled is pending in the store, so that the same command goes on. Not covered: one question (`solve.py`).
 """
@@ -17,15 +17,18 @@ from dataclasses import dataclass, replace
 
 from agents import prompts
 from agents.budget import Budget
+from agents.embedder import open_embedder
 from agents.errors import BudgetSpent, Withheld
 from agents.ledger import Terms
 from agents.roster import Roster, open_roster
 from agents.shared_ledger import open_shared_ledger
 from configs.load import identity
 from configs.schema import RunConfig
+from orchestrator.checker import open_checker
 from orchestrator.daemon import Draining
 from orchestrator.folder import Folder, write_whole
 from orchestrator.progress import Progress
+from orchestrator.quota import Quota
 from orchestrator.solve import Drained, Solver
 from store.store import Store
 from store.types import content_id
@@ -56,9 +59,15 @@ class Search:
         self._total = sum(counts.get(f"questions.{state}", 0) for state in ("pending", "leased", "solved", "unsolved"))
         self._done = counts.get("questions.solved", 0) + counts.get("questions.unsolved", 0)
         self.progress.stage("search", self._done, self._total)
-        if self._done == self._total:
+        quota = Quota(self.config.target.accepted, counts.get("trajectories.accepted", 0))
+        if self._done == self._total or quota.met:
             return
-        async with self._roster() as roster, self._terms(counts) as terms:
+        async with (
+            self._roster() as roster,
+            self._terms(counts) as terms,
+            open_checker() as checker,
+            open_embedder(self.config.consensus) as embedder,
+        ):
             await self._show_prompts(roster)
             solver = Solver(
                 run=content_id("run", identity(self.config)),
@@ -66,10 +75,16 @@ class Search:
                 roster=roster,
                 store=self.store,
                 terms=terms,
+                checker=checker,
+                embedder=embedder,
+                quota=quota,
                 draining=lambda: bool(self.draining() or self._withheld),
                 progress=self.progress,
             )
             await self._work(solver)
+            if quota.met:
+                await self.store.release_leases(_OWNER)
+                self.progress.note(f"the target of {self.config.target.accepted} accepted trajectories is met")
             if isinstance(spent := self._withheld, BudgetSpent) and terms.budget:
                 left = f"{self._total - self._done} of {self._total} questions are left"
                 told = f"{terms.budget.told(spent.agent)}; {left}: with more, the same command goes on"
@@ -86,7 +101,7 @@ class Search:
             keeping.cancel()
 
     async def _worker(self, solver: Solver) -> None:
-        while not solver.draining() and (self.most is None or self._started < self.most):
+        while not solver.draining() and not solver.quota.met and (self.most is None or self._started < self.most):
             self._started += 1
             if not (question := await self.store.lease_question(_OWNER, self.config.limits.lease_s)):
                 return

@@ -118,7 +118,8 @@ class Step:
 class Candidate:
     """A proposed next step of the beam `parent` (None at the root); `authors` are all teachers that proposed this text.
 
-    `usage` and `cost`, in US dollars (None where no price is known), are what the first of them took.
+    `usage` and `cost`, in US dollars (None where no price is known), are what the first of them took. `style` is how a whole
+    reasoning was asked for, None for a step.
     """
 
     parent: str | None
@@ -126,6 +127,7 @@ class Candidate:
     usage: Usage
     authors: tuple[str, ...]
     cost: float | None = None
+    style: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

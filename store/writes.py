@@ -299,6 +299,8 @@ def settle_question(
             tx.event("route", row["trajectory"])
             tx.count(f"routes.{row['student']}")
     _move_question(tx, question, before, state, why=reason)
+    if state is QuestionState.UNSOLVED:
+        tx.count(f"unsolved.{reason.partition(':')[0]}")
     tx.event(f"question_{state.value}", question)
     return True
 
