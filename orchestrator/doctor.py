@@ -158,7 +158,7 @@ async def _engine(name: str, config: RunConfig, question: Question | None) -> tu
             found = await probe(model.engine, tries=config.limits.tries)
     except (EngineError, ModelNotFound) as error:
         return Check(name=name, good=False, text=str(error)), shown
-    proves = name == config.prover.engine
+    proves = config.prover is not None and name == config.prover.engine
     teaches = not proves or any(teacher.engine == name for teacher in config.teachers)
     good = not (teaches and found.faults) and not (proves and found.cannot_prove)
     return Check(name=name, good=good, text=found.line()), shown

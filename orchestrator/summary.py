@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.schema import RunConfig
+from orchestrator.agreement import agreements
 from orchestrator.evaluate import Accuracy, accuracy
 from orchestrator.folder import Folder
 from store.store import Store
@@ -38,6 +39,12 @@ async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str
         "trajectories": sum(value for key, value in counts.items() if key.startswith("trajectories.")),
         "trajectories_by_verdict": {k.partition(".")[2]: v for k, v in counts.items() if k.startswith("trajectories.")},
         "accepted": counts.get("trajectories.accepted", 0),
+        "target": config.target.accepted,
+        "unsolved_by_reason": {k.partition(".")[2]: v for k, v in counts.items() if k.startswith("unsolved.")},
+        "consensus_targets": counts.get("targets.consensus", 0),
+        "misleading": counts.get("standings.misleading", 0),
+        "rulings": _rulings(counts),
+        "agreement": [asdict(each) for each in await agreements(store, config.judging.audit)] if config.judges else [],
         "mean_score": await store.mean_score(),
         "failures": sum(value for key, value in counts.items() if key.startswith("failures.")),
         "failures_by_kind": {k.partition(".")[2]: v for k, v in counts.items() if k.startswith("failed.")},
@@ -58,6 +65,16 @@ async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str
         "export": str(folder.messages) if folder.messages.exists() else None,
         "adapter": str(adapter) if student and (adapter := folder.student(student) / "final").is_dir() else None,
     }
+
+
+def _rulings(counts: dict[str, int]) -> dict[str, dict[str, int]]:
+    """How often each judge ruled what."""
+    found: dict[str, dict[str, int]] = {}
+    for name, value in counts.items():
+        if name.startswith("rulings."):
+            _, ruled, judge = name.split(".", 2)
+            found.setdefault(judge, {})[ruled] = value
+    return found
 
 
 def _spent(counts: dict[str, int]) -> dict[str, dict[str, float]]:
@@ -90,14 +107,20 @@ def show(summary: dict[str, Any], console: Console) -> None:
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    target = f" of {summary['target']} wanted" if summary["target"] else ""
+    told = {"questions without gold have a target": "consensus_targets", "trajectories are right by luck": "misleading"}
+    consensus = ", ".join(f"{summary[key]} {words}" for words, key in told.items() if summary[key])
     mean = f", mean score {summary['mean_score']:.3f}" if summary["mean_score"] is not None else ""
     rate = f" ({summary['tokens_per_second']:.0f}/s)" if summary["tokens_per_second"] else ""
     cached = f"{summary['tokens_cached']} of {summary['tokens_prompt']} prompt tokens from cache"
     measured = [(when, summary[f"accuracy_{when}"]) for when in ("before", "after") if summary[f"accuracy_{when}"]]
     return [
         ("questions", _counted(summary["questions"], summary["questions_by_state"])),
+        *([("unsolved", _reasons(summary["unsolved_by_reason"]))] if summary["unsolved_by_reason"] else []),
         ("trajectories", _counted(summary["trajectories"], summary["trajectories_by_verdict"])),
-        ("accepted", f"{summary['accepted']}{mean}"),
+        ("accepted", f"{summary['accepted']}{target}{mean}"),
+        *([("consensus", consensus)] if consensus else []),
+        *((f"judge {judge}", _ruled(judge, summary)) for judge in summary["rulings"]),
         ("tokens", f"{summary['tokens']} generated{rate}, {cached}"),
         ("calls", _calls(summary)),
         *([("US dollars", _money(summary["spent"]))] if any(row["usd"] for row in summary["spent"].values()) else []),
@@ -109,6 +132,21 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         *((place, summary[place]) for place in ("adapter", "export", "database") if summary[place]),
     ]
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _ruled(judge: str, summary: dict[str, Any]) -> str:
+    """What a judge ruled, and how it agrees with others."""
+    counts = summary["rulings"][judge]
+    shown = [f"{counts[ruled]} {ruled}" for ruled in ("valid", "invalid", "unreadable") if counts.get(ruled)]
+    for each in summary["agreement"]:
+        if judge in (each["one"], each["other"]) and each["kappa"] is not None:
+            other = each["other"] if each["one"] == judge else each["one"]
+            shown.append(f"kappa with {other} {each['kappa']:.2f} (n={each['items']})")
+    return ", ".join(shown)
 
 
 def _calls(summary: dict[str, Any]) -> str:
