@@ -72,9 +72,12 @@ def make_questions() -> list[Question]:
 
 async def once(config: RunConfig, folder: Path) -> dict[str, float]:
     """One run: questions a second, and what came of the proposals."""
-    async with open_store(folder / "bench.db") as store, open_roster(config) as roster:
+    async with (
+        open_store(folder / "bench.db") as store,
+        open_roster(config) as roster,
+        solver(config, roster, store) as bench,
+    ):
         await store.add_questions(make_questions(), split="train")
-        bench = solver(config, roster, store)
 
         async def work() -> None:
             while question := await store.lease_question("bench", 600):

@@ -119,8 +119,7 @@ async def dependent_ours(store: Store) -> Seconds:
     ]
     await store.add_questions(questions, split="train")
     config = walk_config()
-    async with open_roster(config) as roster:
-        bench = solver(config, roster, store)
+    async with open_roster(config) as roster, solver(config, roster, store) as bench:
 
         async def all_questions() -> None:
             async with asyncio.TaskGroup() as group:

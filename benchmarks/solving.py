@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from agents.embedder import open_embedder
 from agents.ledger import Terms
 from agents.roster import Roster
 from configs.schema import RunConfig
+from orchestrator.checker import open_checker
 from orchestrator.progress import Lines
+from orchestrator.quota import Quota
 from orchestrator.solve import Solver
 from store.store import Store
 
@@ -17,7 +23,19 @@ class Silent(Lines):
         """Nothing."""
 
 
-def solver(config: RunConfig, roster: Roster, store: Store) -> Solver:
+@asynccontextmanager
+async def solver(config: RunConfig, roster: Roster, store: Store) -> AsyncIterator[Solver]:
     """Solves questions of `store`, whose run is called "bench"."""
-    terms = Terms(keep=store)
-    return Solver(run="bench", config=config, roster=roster, store=store, terms=terms, draining=lambda: False, progress=Silent())
+    async with open_checker() as checker, open_embedder(config.consensus) as embedder:
+        yield Solver(
+            run="bench",
+            config=config,
+            roster=roster,
+            store=store,
+            terms=Terms(keep=store),
+            checker=checker,
+            embedder=embedder,
+            quota=Quota(None, 0),
+            draining=lambda: False,
+            progress=Silent(),
+        )

@@ -72,8 +72,7 @@ async def once(config: RunConfig, folder: Path, order: type[Gate]) -> dict[str, 
     async with open_store(folder / "bench.db") as store:
         await store.add_questions(questions, split="train")
         with patch("agents.roster.Gate", order):
-            async with open_roster(config) as roster:
-                bench = solver(config, roster, store)
+            async with open_roster(config) as roster, solver(config, roster, store) as bench:
                 started = time.perf_counter()
                 async with asyncio.TaskGroup() as group:
                     for question in questions:

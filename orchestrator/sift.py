@@ -2,8 +2,8 @@
 
     trajectory ──▶ answer check ──▶ twice the same? right by luck? ──▶ judges ──▶ more than was asked for? ──▶ Verdict
 
-Invariant: exactly one verdict for each trajectory, with its reason; nothing is deleted. What does not plainly pass is not accepted:
-a tie of the judges decides nothing. Of trajectories that say the same, one is judged, and one is accepted.
+Invariant: exactly one verdict for each trajectory, with its reason; nothing is deleted. What does not plainly pass is not
+accepted: a tie of the judges decides nothing. Of trajectories that say the same, one is judged, and one is accepted.
 Not covered: what is the same answer (`answers.py`, `checker.py`), the graph (`consensus.py`), one ruling (`agents.judge`).
 """
 

@@ -14,7 +14,6 @@ Not covered: the search of its tree (`walk.py`), what is kept (`sift.py`), which
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -190,7 +189,7 @@ class _Life:
             if own.quota.met:
                 raise Drained
             verdicts = rationed(verdicts, order, room, "the run has what it wants")
-            state, reason = self._outcome(list(verdicts.values()))
+            state, reason = self._outcome([verdicts[each.id] for each in order])
             await own.store.settle_question(
                 self.question.id,
                 state=state,
@@ -214,8 +213,7 @@ class _Life:
         if verdicts and self.aim is None and self.question.kind != "open":
             return QuestionState.UNSOLVED, f"no answer has enough support: {self._supports()}"
         if verdicts:
-            commonest = Counter(verdict.reason for verdict in verdicts).most_common(1)[0][0]
-            return QuestionState.UNSOLVED, f"no trajectory accepted: {counted(verdicts)}; {commonest}"
+            return QuestionState.UNSOLVED, f"no trajectory accepted: {counted(verdicts)}; {verdicts[0].reason}"
         if not self.tree.nodes:
             return QuestionState.UNSOLVED, "every call failed, or every step was empty"
         if best(self.tree):

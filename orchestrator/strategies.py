@@ -35,7 +35,7 @@ Scored = Sequence[tuple[Candidate, Score]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """One request to one teacher: to go on from `beam` (None: the root), or to reason in a style. `draw` tells equal ones apart."""
+    """One request to one teacher: to go on from `beam` (None: the root), maybe in a style. `draw` tells equal requests apart."""
 
     beam: str | None
     teacher: str

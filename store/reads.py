@@ -188,20 +188,24 @@ _RULINGS = (
     .order_by(_ruling.c.trajectory, _ruling.c.judge)
 )
 _other = _ruling.alias("other")
-_READABLE = ("valid", "invalid")
+_UNREADABLE = "unreadable"
 _VOTES_OF_TWO = (
     select(
-        _ruling.c.judge, _other.c.judge.label("other"), _ruling.c.ruled, _other.c.ruled.label("other_ruled"), func.count().label("num")
+        _ruling.c.judge,
+        _other.c.judge.label("other"),
+        _ruling.c.ruled,
+        _other.c.ruled.label("other_ruled"),
+        func.count().label("num"),
     )
     .join(_other, and_(_other.c.trajectory == _ruling.c.trajectory, _other.c.judge > _ruling.c.judge))
-    .where(_ruling.c.ruled.in_(_READABLE), _other.c.ruled.in_(_READABLE))
+    .where(_ruling.c.ruled != _UNREADABLE, _other.c.ruled != _UNREADABLE)
     .group_by(_ruling.c.judge, _other.c.judge, _ruling.c.ruled, _other.c.ruled)
 )
 _REFUSED = _verdict.c.outcome == Outcome.WRONG_ANSWER.value
 _VOTES_ON_CHECKED = (
     select(_ruling.c.judge, _ruling.c.ruled, _REFUSED.label("refused"), func.count().label("num"))
     .join(_verdict, _verdict.c.trajectory == _ruling.c.trajectory)
-    .where(_ruling.c.ruled.in_(_READABLE), _verdict.c.target.is_not(None))
+    .where(_ruling.c.ruled != _UNREADABLE, _verdict.c.target.is_not(None))
     .group_by(_ruling.c.judge, _ruling.c.ruled, _REFUSED)
 )
 _CONSENSUS = select(_consensus).where(_consensus.c.question == bindparam("question"))

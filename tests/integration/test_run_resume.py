@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from counting_engine import CountingEngine, model
 
+from agents.embedder import open_embedder
 from agents.errors import Broken, Terminal
 from agents.ledger import Terms
 from agents.prover import Prover
@@ -17,8 +19,10 @@ from agents.roster import Roster
 from agents.teacher import Teacher
 from configs.engines import ScriptedEngine as Config
 from configs.schema import RunConfig, WordProblems
+from orchestrator.checker import open_checker
 from orchestrator.progress import Lines
 from orchestrator.questions import load_questions
+from orchestrator.quota import Quota
 from orchestrator.solve import Drained, Solver
 from store.store import Store, open_store
 from store.types import Question
@@ -62,7 +66,8 @@ def the_question() -> Question:
     return load_questions(source, Path()).questions[0]
 
 
-def solver(store: Store, engine: CountingEngine, draining: Callable[[], bool], run: RunConfig) -> Solver:
+@asynccontextmanager
+async def solver(store: Store, engine: CountingEngine, draining: Callable[[], bool], run: RunConfig) -> AsyncIterator[Solver]:
     asked = model(engine)
     common = {"model": asked, "asking": run.asking}
     teachers = tuple(
@@ -71,7 +76,19 @@ def solver(store: Store, engine: CountingEngine, draining: Callable[[], bool], r
     )
     roster = Roster(models={asked.name: asked}, teachers=teachers, prover=Prover(config=run.prover, **common))  # type: ignore[arg-type]
     terms = Terms(keep=store)
-    return Solver(run="run", config=run, roster=roster, store=store, terms=terms, draining=draining, progress=Lines())
+    async with open_checker() as checker, open_embedder(run.consensus) as embedder:
+        yield Solver(
+            run="run",
+            config=run,
+            roster=roster,
+            store=store,
+            terms=terms,
+            checker=checker,
+            embedder=embedder,
+            quota=Quota(None, 0),
+            draining=draining,
+            progress=Lines(),
+        )
 
 
 def life(path: Path, engine: CountingEngine, draining: Callable[[], bool] = lambda: False, run: RunConfig = RUN) -> Dump:
@@ -84,7 +101,8 @@ def life(path: Path, engine: CountingEngine, draining: Callable[[], bool] = lamb
             question = await store.lease_question("run", 60)
             assert question
             try:
-                await solver(store, engine, draining, run).solve(question)
+                async with solver(store, engine, draining, run) as solving:
+                    await solving.solve(question)
             except* (Broken, Drained):
                 pass
 

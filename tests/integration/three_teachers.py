@@ -12,6 +12,7 @@ from typing import Any
 
 from counting_engine import CountingEngine
 
+from agents.embedder import open_embedder
 from agents.engines.base import AnswerLogprobs, Completion, Prompt, together
 from agents.errors import EngineError, Retryable
 from agents.ledger import Model, Terms
@@ -22,7 +23,9 @@ from agents.teacher import Teacher
 from configs.engines import EngineLimits
 from configs.engines import ScriptedEngine as Config
 from configs.schema import RunConfig
+from orchestrator.checker import open_checker
 from orchestrator.progress import Lines
+from orchestrator.quota import Quota
 from orchestrator.solve import Solver
 from store.reasoning import THINK_CLOSE
 from store.store import Store, open_store
@@ -123,7 +126,8 @@ class Stage:
             while not all(self.models[name].gate.parked for name in names):  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.01)
 
-    def solver(self, store: Store, config: RunConfig) -> Solver:
+    @asynccontextmanager
+    async def solver(self, store: Store, config: RunConfig) -> AsyncIterator[Solver]:
         teachers = tuple(
             Teacher(
                 config=teacher,
@@ -138,15 +142,19 @@ class Stage:
         prover = Prover(config=config.prover, model=self.models["prover"], asking=config.asking)
         roster = Roster(models={model.name: model for model in self.models.values()}, teachers=teachers, prover=prover)
         terms = Terms(keep=store, patience_s=config.limits.patience_s, grace_s=config.limits.grace_s)
-        return Solver(
-            run="run",
-            config=config,
-            roster=roster,
-            store=store,
-            terms=terms,
-            draining=lambda: self.draining,
-            progress=self.watching,
-        )
+        async with open_checker() as checker, open_embedder(config.consensus) as embedder:
+            yield Solver(
+                run="run",
+                config=config,
+                roster=roster,
+                store=store,
+                terms=terms,
+                checker=checker,
+                embedder=embedder,
+                quota=Quota(config.target.accepted, 0),
+                draining=lambda: self.draining,
+                progress=self.watching,
+            )
 
     @asynccontextmanager
     async def life(self, path: Path, config: RunConfig, count: int = 1) -> AsyncIterator[Life]:
@@ -154,7 +162,8 @@ class Stage:
         async with open_store(path) as store:
             await store.add_questions([question(number) for number in range(count)], split="train")
             await store.release_leases()
-            yield Life(store, self.solver(store, config))
+            async with self.solver(store, config) as solver:
+                yield Life(store, solver)
 
 
 class Life:
