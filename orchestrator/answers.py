@@ -1,27 +1,38 @@
 r"""What a text answers, and whether two answers are the same: pure, by kind of question.
 
-Invariant: no string makes these functions raise or take more than linear time, and `same_answer` is symmetric. A wrong
-answer taken for right does more harm than a right one refused, so what is not plainly an answer equals nothing else:
+Invariant: no string makes these functions raise or take more than linear time, and `compare` is symmetric. A wrong answer taken
+for right does more harm than a right one refused, so what is not plainly an answer equals nothing else:
 "12 or 15" is not "12", "about 12" is not "12", "3 minutes" is not "3 hours", "3x" is not "3", "3.0001" is not "3".
 
-Where the answer is looked for, in this order:
+Where the answer is looked for, in this order (`Found.where` says where it was):
 1. after the last `</think>`, if anything stands there;
-2. in the last explicit statement ("the final answer is ...", "Answer: ...", "#### ..."), up to the end of its sentence.
-   Of two statements that differ the last one counts; a statement that was cut off before its answer gives None;
-3. in the last `\boxed{...}`;
-4. the last number, bracketed letter, or yes/no that stands as a verdict; none of these from a sentence that hedges.
+2. "statement": the last explicit statement ("the final answer is ...", "Answer: ...", "#### ..."), up to the end of its sentence.
+   Of two statements that differ the last one counts; one that was cut off before its answer, or is taken back, gives None;
+3. "box": the last `\boxed{...}`, unless the words beside it hedge;
+4. "last": the last number, bracketed letter, or yes/no that stands as a verdict; the label of the last sentence; the last line if
+   it is short. None of these from a sentence that hedges.
+An open answer is the whole conclusion ("last"): only a judge can tell what it is worth.
 
 Compare with `same_answer`, not with `==`: "42" and "42 dollars" are the same answer in two normal forms.
-Not covered: symbolic equality (`x + 1` and `1 + x` differ) and what `quantities` does not cover.
+Percent: "50%" is "50 percent", and 0.5 or 1/2 as a number; "50", which names no unit, may be 50 of anything, so of percent too.
+Not covered: symbolic equality (`compare` returns None; `checker`) and what `quantities` and `spans` do not cover.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from orchestrator.quantities import boxed, hedges, read, read_within, tidy, unbox
-from store.types import Kind
+from orchestrator.choices import flat, last_letter, letter_stated, read_letter
+from orchestrator.expressions import Mathematics, Words, read_mathematics, same_mathematics
+from orchestrator.quantities import boxed, hedges, read, read_within, tidy
+from orchestrator.spans import Span, read_span
+from orchestrator.verdicts import last_label, last_verdict, read_label, read_verdict
+from store.types import Kind, Where
+
+Form = Mathematics | Span | str
+"""What an answer plainly is."""
 
 _MARKER = re.compile(
     r"\b(?:answer|correct option|correct choice)(?:\s+to\s+(?:the|this)\s+(?:question|problem))?[\s*_]*(?:(?:is|are|was)\b|[:=])"
@@ -30,57 +41,143 @@ _MARKER = re.compile(
 )
 _DRESS = " \t\r\n\f\v*_`:\"'"
 _SENTENCE_END = re.compile(r"\.(?=[*_`$\")\]]*(?:\s|$))|(?<![0-9])!(?=[*_`$\")\]]*(?:\s|$))|\n")
+_ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Gen|No|vs|Inc|Ltd|Co|Corp|U\.S|[A-Z])$")
+_TAKEN_BACK = re.compile(
+    r"(?:^|[.!?\n])[\s*_)\"]*(?:(?:oh|hmm|but)\b[,.]* ?)?(?:wait|no[,.]|actually|correction\b|scratch that|oops|sorry"
+    r"|on second thoughts?|(?:that|this|it) (?:is|was) (?:wrong|not right|incorrect|a mistake)"
+    r"|i (?:made|was wrong|mean)|or (?:rather|maybe|perhaps))",
+    re.IGNORECASE,
+)
+_LONGEST_LINE = 200
+"""Characters beyond which a last line is no answer by itself."""
 
 
-def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
-    """Return the answer that `text` gives, in normal form where it is plainly one, else as stated; None if it gives none."""
+class Found(NamedTuple):
+    """An answer, in normal form where it plainly is one, else as stated; and in which form it stood in its text."""
+
+    answer: str
+    where: Where
+
+
+def find_answer(text: str, kind: Kind, choices: Sequence[str] = ()) -> Found | None:
+    """Return the answer that `text` gives; None if it gives none."""
     conclusion = text.rpartition("</think>")[2]
     text = conclusion if conclusion.strip() else text
+    if kind == "open":
+        return Found(text.strip(), "last") if text.strip() else None
     marker = None
     for marker in _MARKER.finditer(text):  # noqa: B007 - only the last one counts
         pass
     if marker:
-        return _stated(text[marker.end() :], kind, choices)
-    if (box := boxed(text)) is not None:
-        return normalise(box, kind, choices)
+        stated = _stated(text[marker.end() :], kind, choices)
+        return Found(stated, "statement") if stated is not None else None
+    if boxed(text) is not None:
+        box = _plain_box(text)
+        return Found(normalise(box, kind, choices), "box") if box is not None else None
+    last = _last(text, kind, choices)
+    return Found(last, "last") if last is not None else None
+
+
+def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
+    """Return the answer of `find_answer`, wherever it stands."""
+    found = find_answer(text, kind, choices)
+    return found.answer if found else None
+
+
+def normalise(answer: str, kind: Kind, choices: Sequence[str] = ()) -> str:
+    """Return the normal form: "42", "3/4" as "0.75", "3 hours"; a letter; yes or no; a label; else the tidied text."""
+    match kind:
+        case "math":
+            text = tidy(answer)
+            quantity = read(text)
+            return str(quantity) if quantity else text if isinstance(read_mathematics(answer), Words) else answer.strip()
+        case "choice":
+            return read_letter(answer, choices) or flat(answer)
+        case "boolean":
+            return read_verdict(answer) or flat(answer)
+        case "entailment":
+            return read_label(answer) or flat(answer)
+        case "span":
+            return tidy(answer).strip(_DRESS)
+        case "open":
+            return answer.strip()
+
+
+def read_form(answer: str, kind: Kind, choices: Sequence[str] = ()) -> Form | None:
+    """Return what an answer plainly is; None for what equals nothing, not even itself."""
+    match kind:
+        case "math":
+            return read_mathematics(answer)
+        case "choice":
+            return read_letter(answer, choices) or (None if choices else flat(answer) or None)
+        case "boolean":
+            return read_verdict(answer)
+        case "entailment":
+            return read_label(answer)
+        case "span":
+            return read_span(answer)
+        case "open":
+            return flat(answer) or None
+
+
+def same_form(a: Form | None, b: Form | None) -> bool | None:
+    """Return whether two forms of one kind are the same; None where only symbolic equality can tell."""
+    if a is None or b is None:
+        return False
+    if isinstance(a, Span) and isinstance(b, Span):
+        return a.same(b)
+    if isinstance(a, (Span, str)) or isinstance(b, (Span, str)):
+        return a == b
+    return same_mathematics(a, b)
+
+
+def compare(a: str, b: str, kind: Kind, choices: Sequence[str] = ()) -> bool | None:
+    """Return whether both are the same answer where that is plain, and None where only symbolic equality can tell.
+
+    Two numbers are always compared exactly; different known measures differ.
+    """
+    return same_form(read_form(a, kind, choices), read_form(b, kind, choices))
+
+
+def same_answer(a: str, b: str, kind: Kind, choices: Sequence[str] = ()) -> bool:
+    """Return whether both are plainly the same answer."""
+    return compare(a, b, kind, choices) is True
+
+
+# ------------------------------------------------------------------------------------------------------------- extraction
+
+_HEDGED = re.compile(
+    r"(?:\b(?:or|not|about|approximately|roughly|nearly|almost|around|maybe|either)[\s$:*({]*|\\approx[\s${]*|≈[\s${]*)$",
+    re.IGNORECASE,
+)
+_OFFERED = re.compile(r"[\s$.,)*]*(?:or\b|\?)", re.IGNORECASE)
+
+
+def _plain_box(text: str) -> str | None:
+    """The content of the last box; None where the words beside it hedge, its line offers another one, or it is taken back."""
+    box = boxed(text) or ""
+    start = text.rfind(r"\boxed{")
+    line, behind = text[:start].rpartition("\n")[2][-300:], text[start + len(r"\boxed{") + len(box) + 1 :]
+    other = boxed(line)
+    if not box.strip() or (other is not None and flat(other) != flat(box)):
+        return None
+    return None if _HEDGED.search(line) or _OFFERED.match(behind) or _TAKEN_BACK.search(behind) else box
+
+
+def _last(text: str, kind: Kind, choices: Sequence[str]) -> str | None:
+    """Return what stands last in a text without a statement."""
     match kind:
         case "math":
             return _last_number(text)
         case "choice":
-            return _last_letter(text, choices)
+            return last_letter(text, choices, _SENTENCE_END)
         case "boolean":
-            return _last_verdict(text)
-
-
-def normalise(answer: str, kind: Kind, choices: Sequence[str] = ()) -> str:
-    """Return the normal form: "42", "3/4" as "0.75", "3 hours"; a letter; yes or no; else the tidied text."""
-    match kind:
-        case "math":
-            text = tidy(answer)
-            return str(read(text) or text)
-        case "choice":
-            return read_letter(answer, choices) or _flat(answer)
-        case "boolean":
-            return read_verdict(answer) or _flat(answer)
-
-
-def same_answer(a: str, b: str, kind: Kind, choices: Sequence[str] = ()) -> bool:
-    """Return whether both are plainly the same answer. Numbers are compared exactly; different known measures differ."""
-    match kind:
-        case "math":
-            return _same_mathematics(tidy(a), tidy(b))
-        case "choice":
-            first, second = read_letter(a, choices), read_letter(b, choices)
-            if choices or first or second:
-                return first is not None and first == second
-            return bool(_flat(a)) and _flat(a) == _flat(b)
-        case "boolean":
-            first, second = read_verdict(a), read_verdict(b)
-            return first is not None and first == second
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split()).casefold()
+            return last_verdict(text)
+        case "entailment":
+            return last_label(text, _SENTENCE_END)
+        case _:
+            line = text.rstrip(_DRESS).rpartition("\n")[2].strip(_DRESS)
+            return normalise(line, kind) if 0 < len(line) <= _LONGEST_LINE and not line.endswith(("?", "...")) else None
 
 
 def _stated(rest: str, kind: Kind, choices: Sequence[str]) -> str | None:
@@ -91,28 +188,28 @@ def _stated(rest: str, kind: Kind, choices: Sequence[str]) -> str | None:
     line = (rest[:at].strip() + rest[at:]).partition("\n")[0]
     end = _SENTENCE_END.search(line)
     sentence = (line[: end.start()] if end else line).strip()
-    if not sentence.strip(_DRESS + "$[](){}\\."):
+    if not sentence.strip(_DRESS + "$[](){}\\.") or _TAKEN_BACK.search(rest, min(len(rest), at + len(sentence))):
         return None
     match kind:
         case "math":
             return _number_stated(sentence, rest)
         case "choice":
-            return read_letter(line, choices) or _letter_stated(sentence, choices) or normalise(sentence, kind, choices)
-        case "boolean":
+            return read_letter(line, choices) or letter_stated(sentence, choices) or normalise(sentence, kind, choices)
+        case "span":
+            return normalise(_phrase(line), kind)
+        case _:
             return normalise(sentence, kind)
+
+
+def _phrase(line: str) -> str:
+    """What stands before the end of a line's first sentence; "Mr." and "J." end none."""
+    ends = (end.start() for end in _SENTENCE_END.finditer(line) if not _ABBREVIATED.search(line[: end.start()][-12:]))
+    return line[: next(ends, len(line))]
 
 
 # ---------------------------------------------------------------------------------------------------------------- numbers
 
-_BESIDE_SIGN = re.compile(r" ?([^\w\s¤€£.,-]) ?")
 _OPERAND = re.compile(r"[0-9+*/×÷^(-]$")  # noqa: RUF001 - signs of multiplication
-
-
-def _same_mathematics(a: str, b: str) -> bool:
-    first, second = read(a), read(b)
-    if first and second:
-        return first.same(second)
-    return first is second and bool(a) and _BESIDE_SIGN.sub(r"\1", a) == _BESIDE_SIGN.sub(r"\1", b)
 
 
 def _number_stated(sentence: str, rest: str) -> str:
@@ -147,88 +244,3 @@ def _last_number(text: str) -> str | None:
         return None
     quantity = read(" ".join(words[at:])) or read(words[at].rstrip(",;:"))
     return str(quantity) if quantity else None
-
-
-# ---------------------------------------------------------------------------------------------------------------- choices
-
-_BRACKETED = re.compile(r"\(([A-Z])\)")
-_LETTER = re.compile(
-    r"(?:(?:option|choice|answer) )?(?P<open>\(?)(?P<letter>[A-Z])(?:\)|(?=[.:,]|$| -))[.:,]? ?-? ?(?P<text>.*)",
-    re.IGNORECASE | re.ASCII,
-)
-
-
-def read_letter(answer: str, choices: Sequence[str]) -> str | None:
-    """Return the letter of the option that an answer plainly is: "B", "(b)", "B. its text", or its text alone."""
-    plain = _plain(answer)
-    texts = [_plain(choice).casefold().rstrip(". ") for choice in choices]
-    named = {letter_at(i) for i, text in enumerate(texts) if text and text == plain.casefold().rstrip(". ")}
-    if not (match := _LETTER.fullmatch(plain)):
-        return named.pop() if len(named) == 1 else None
-    letter, beside = match["letter"].upper(), match["text"].casefold().rstrip(". ")
-    index = ord(letter) - ord("A")
-    if not 0 <= index < (len(choices) or 26) or (beside and (not choices or beside != texts[index])):
-        return named.pop() if len(named) == 1 else None
-    return letter if match["open"] or not named or letter in named else None  # "A", where another option reads "A"
-
-
-def letter_at(index: int) -> str:
-    """The letter of the option at `index`; past Z there are none, only numbers."""
-    return chr(ord("A") + index) if index < 26 else f"#{index + 1}"
-
-
-def _plain(text: str) -> str:
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf) ?\{([^{}]*)\}", r"\1", unbox(text))
-    return " ".join(text.replace("**", "").split()).strip("$ `")
-
-
-def _letter_stated(sentence: str, choices: Sequence[str]) -> str | None:
-    """Return the one bracketed letter of a sentence that does not hedge, and names no other option in words."""
-    letters = {match[1] for match in _BRACKETED.finditer(sentence)}
-    if len(letters) != 1 or re.search(r"\b(?:or|not|either|neither|nor)\b|n't\b", sentence, re.IGNORECASE):
-        return None
-    index = ord(letter := letters.pop()) - ord("A")
-    words = _flat(sentence)
-    others = [_flat(choice) for i, choice in enumerate(choices) if i != index]
-    if choices and (index >= len(choices) or any(len(other) > 1 and other in words for other in others)):
-        return None
-    return letter
-
-
-def _last_letter(text: str, choices: Sequence[str]) -> str | None:
-    """Return the last line if it plainly is an option, else the one bracketed letter of the last sentence that has any."""
-    lines = text.rstrip().splitlines()
-    if lines and (letter := read_letter(lines[-1], choices)):
-        return letter
-    line = next((line for line in reversed(lines) if _BRACKETED.search(line)), "")
-    sentence = next((each for each in reversed(_SENTENCE_END.split(line)) if _BRACKETED.search(each)), "")
-    return _letter_stated(sentence, choices)
-
-
-# --------------------------------------------------------------------------------------------------------------- booleans
-
-_VERDICTS = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
-_VERDICT = re.compile(
-    r"(?P<verdict>yes|no|true|false)(?:[.!]*"
-    r"|(?:[,;:.!] ?| ?[\u2014\u2013-] ?| (?=(?:because|since|as|it|he|she|they|we|the|this|that|you)\b))"
-    r"(?! ?(?:or|and|but|maybe)\b)(?P<why>.*))",
-    re.IGNORECASE | re.ASCII,
-)
-_STANDING = re.compile(
-    r"(?<![\w'-])(?:(?P<not>not|n't|or|and) )?(?P<verdict>yes|no|true|false)(?=\**(?:[.,;!]|$))",
-    re.IGNORECASE | re.MULTILINE | re.ASCII,
-)
-
-
-def read_verdict(answer: str) -> str | None:
-    """Return yes or no where an answer plainly is one, with or without a reason behind it."""
-    match = _VERDICT.fullmatch(_plain(answer))
-    return _VERDICTS[match["verdict"].lower()] if match else None
-
-
-def _last_verdict(text: str) -> str | None:
-    """Return the last yes, no, true or false that ends a clause; None where it is negated or offered as one of two."""
-    found = None
-    for found in _STANDING.finditer(text):  # noqa: B007 - only the last one counts
-        pass
-    return _VERDICTS[found["verdict"].lower()] if found and not found["not"] else None

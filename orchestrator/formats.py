@@ -14,9 +14,10 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from configs.schema import File
-from orchestrator.answers import letter_at, read_letter, read_verdict
+from orchestrator.choices import letter_at, read_letter
 from orchestrator.quantities import read
 from orchestrator.rows import Row
+from orchestrator.verdicts import read_verdict
 from store.types import Kind, Question, content_id
 
 MOST_CHOICES = 26

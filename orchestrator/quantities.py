@@ -28,11 +28,18 @@ class Quantity:
         return f"{written(self.value)} {self.measure}".rstrip()
 
     def same(self, other: Quantity) -> bool:
-        """Whether the values are equal and the measures do not contradict each other."""
-        return self.value == other.value and (self.measure == other.measure or not (self.measure and other.measure))
+        """Whether the values are equal and the measures do not contradict each other; a bare number may also be the share that
+        percent are."""
+        if self.value == other.value and (self.measure == other.measure or not (self.measure and other.measure)):
+            return True
+        return self._is_share(other) or other._is_share(self)
+
+    def _is_share(self, bare: Quantity) -> bool:
+        return self.measure == "percent" and not bare.measure and self.value == 100 * bare.value
 
 
-def _words(text: str) -> frozenset[str]:
+def words_of(text: str) -> frozenset[str]:
+    """The set of a text's words."""
     return frozenset(text.split())
 
 
@@ -71,9 +78,10 @@ _MEASURES = {
     "am": "a.m",
     "pm": "p.m",
 }
-_MEASURE = {alias: name for name, aliases in _MEASURES.items() for alias in (name, *aliases.split())}
+MEASURE = {alias: name for name, aliases in _MEASURES.items() for alias in (name, *aliases.split())}
+"""A word or sign -> the name of its measure."""
 _SCALE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_HEDGES = _words(
+_HEDGES = words_of(
     "or not about approximately approx around nearly almost roughly between either maybe perhaps probably possibly think guess "
     "if unless than least most over under range up to unsure unknown estimate another isn't aren't but actually nor neither "
     "times plus minus divided multiplied by squared cubed pi sqrt half halves third thirds quarter quarters fifth fifths "
@@ -81,7 +89,7 @@ _HEDGES = _words(
     "fifteen twenty thirty forty fifty sixty seventy eighty ninety hundreds thousands millions"
 )
 """Words beside a number that make it another number, or none in particular."""
-_VERBS = _words(
+_VERBS = words_of(
     "has have had is are was were gets get got makes make made needs need needed spends spent pays paid costs cost earns earned "
     "takes took buys bought sells sold eats ate owns owned weighs weighed saves saved equals that holds held"
 )
@@ -130,7 +138,7 @@ def read(text: str) -> Quantity | None:
     if tail is None or value is None:
         return None
     scale, measure = tail
-    currency = _MEASURE.get(match["currency"], "")
+    currency = MEASURE.get(match["currency"], "")
     if currency and measure == "cents":
         return None
     sign = -1 if "-" in (match["sign"], match["inner"]) else 1
@@ -151,7 +159,7 @@ def _tail(tail: str) -> tuple[int, str] | None:
     """Read what follows a number: (scale, measure), or None if it makes the number something else."""
     words = tail.lower().split()
     glued = bool(tail) and not tail.startswith(" ")  # "42%" and "5kg" are measures, "3x" is algebra
-    if len(words) > LONGEST_TAIL or (glued and words[0].rstrip(",") not in _MEASURE):
+    if len(words) > LONGEST_TAIL or (glued and words[0].rstrip(",") not in MEASURE):
         return None
     if words and len(words[0]) == 1 and words[0].isalpha():
         return None
@@ -161,12 +169,12 @@ def _tail(tail: str) -> tuple[int, str] | None:
     while words and words[0] in _SCALE and scale < 10**12:
         scale *= _SCALE[words.pop(0)]
     parts = [part for word in words for part in (word, *_parts(word))]
-    return None if any(part in _SCALE for part in parts) else (scale, next((_MEASURE[p] for p in parts if p in _MEASURE), ""))
+    return None if any(part in _SCALE for part in parts) else (scale, next((MEASURE[p] for p in parts if p in MEASURE), ""))
 
 
 def _counts(word: str) -> bool:
     """Whether a word behind a number leaves the number as it is."""
-    return word.rstrip(",") in _MEASURE or (bool(_WORD.fullmatch(word)) and _HEDGES.isdisjoint(_parts(word)))
+    return word.rstrip(",") in MEASURE or (bool(_WORD.fullmatch(word)) and _HEDGES.isdisjoint(_parts(word)))
 
 
 def _parts(word: str) -> list[str]:
