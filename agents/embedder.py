@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -125,21 +127,26 @@ class Remembered(Generic[V]):
 
 
 class Words:
-    """TF-IDF; each text is counted once."""
+    """TF-IDF; each text is counted once. scikit-learn takes a second to import, and comes with the first two texts."""
 
     def __init__(self) -> None:
+        self._counts: Remembered[Any] = Remembered(lambda text: self._counter.transform([text]))
+
+    @cached_property
+    def _counter(self) -> Any:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        counter = HashingVectorizer(
+        return HashingVectorizer(
             token_pattern=WORD,
             n_features=BUCKETS,
             alternate_sign=False,
             norm=None,  # pyright: ignore[reportArgumentType] - documented, and missing in scikit-learn's signature
         )
-        self._counts: Remembered[Any] = Remembered(lambda text: counter.transform([text]))
 
     def cosines(self, texts: Sequence[str]) -> np.ndarray:
         """Of each two; IDF is counted over these texts."""
+        if len(texts) == 1:
+            return np.array([[float(re.search(WORD, texts[0]) is not None)]])
         from scipy.sparse import csr_array, vstack
         from sklearn.feature_extraction.text import TfidfTransformer
 

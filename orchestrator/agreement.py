@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from store.store import Store
-
 CHECK = "answer check"
+_YES = ("valid", "right")
 _EVEN = {True: 1.0, False: 1.0}
 
 
@@ -28,11 +27,21 @@ class Agreement:
     kappa: float | None
 
 
-async def agreements(store: Store, audit: float) -> list[Agreement]:
-    """Of every two judges, and of every judge with the answer check."""
-    found = [kappa(*names, cells) for names, cells in sorted((await store.votes_of_two()).items())]
+def agreements(counts: Mapping[str, int], audit: float) -> list[Agreement]:
+    """Of every two judges, and of every judge with the answer check; `counts` are the store's."""
     weights = {True: 1.0, False: 1 / audit if audit > 0 else 0.0}
-    return found + [kappa(judge, CHECK, cells, weights) for judge, cells in sorted((await store.votes_on_checked()).items())]
+    of_two = [kappa(*names.split("/"), cells) for names, cells in sorted(_tables(counts, "votes").items())]
+    return of_two + [kappa(judge, CHECK, cells, weights) for judge, cells in sorted(_tables(counts, "checked").items())]
+
+
+def _tables(counts: Mapping[str, int], kind: str) -> dict[str, dict[tuple[bool, bool], int]]:
+    """Counts such as `votes.valid.invalid.NAMES`, as a table for each of the names."""
+    found: dict[str, dict[tuple[bool, bool], int]] = {}
+    for name, value in counts.items():
+        if name.startswith(f"{kind}."):
+            _, one, other, names = name.split(".", 3)
+            found.setdefault(names, {})[one in _YES, other in _YES] = value
+    return found
 
 
 def kappa(one: str, other: str, cells: Mapping[tuple[bool, bool], int], weights: Mapping[bool, float] = _EVEN) -> Agreement:

@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-import networkx as nx
 import numpy as np
 
 from agents.embedder import Embedder
@@ -144,7 +143,11 @@ def edge_weights(similarities: np.ndarray, groups: Sequence[int | None]) -> np.n
 
 def centralities(edges: np.ndarray) -> np.ndarray:
     """Weighted PageRank times the number of nodes [N]. Nodes without an edge hand their rank to all."""
+    import networkx as nx  # here, since it takes a while
+
     size = len(edges)
+    if not edges.any():
+        return np.ones(size)
     graph = nx.Graph()
     graph.add_nodes_from(range(size))
     rows, columns = np.nonzero(np.triu(edges, 1))

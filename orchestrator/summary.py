@@ -44,7 +44,7 @@ async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str
         "consensus_targets": counts.get("targets.consensus", 0),
         "misleading": counts.get("standings.misleading", 0),
         "rulings": _rulings(counts),
-        "agreement": [asdict(each) for each in await agreements(store, config.judging.audit)] if config.judges else [],
+        "agreement": [asdict(each) for each in agreements(counts, config.judging.audit)] if config.judges else [],
         "mean_score": await store.mean_score(),
         "failures": sum(value for key, value in counts.items() if key.startswith("failures.")),
         "failures_by_kind": {k.partition(".")[2]: v for k, v in counts.items() if k.startswith("failed.")},

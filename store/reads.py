@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ClauseElement, and_, bindparam, exists, func, or_, select
+from sqlalchemy import ClauseElement, and_, bindparam, exists, or_, select
 from sqlmodel import SQLModel
 
 from store import rows, tables
@@ -187,27 +187,6 @@ _RULINGS = (
     .where(_trajectory.c.question == bindparam("question"))
     .order_by(_ruling.c.trajectory, _ruling.c.judge)
 )
-_other = _ruling.alias("other")
-_UNREADABLE = "unreadable"
-_VOTES_OF_TWO = (
-    select(
-        _ruling.c.judge,
-        _other.c.judge.label("other"),
-        _ruling.c.ruled,
-        _other.c.ruled.label("other_ruled"),
-        func.count().label("num"),
-    )
-    .join(_other, and_(_other.c.trajectory == _ruling.c.trajectory, _other.c.judge > _ruling.c.judge))
-    .where(_ruling.c.ruled != _UNREADABLE, _other.c.ruled != _UNREADABLE)
-    .group_by(_ruling.c.judge, _other.c.judge, _ruling.c.ruled, _other.c.ruled)
-)
-_REFUSED = _verdict.c.outcome == Outcome.WRONG_ANSWER.value
-_VOTES_ON_CHECKED = (
-    select(_ruling.c.judge, _ruling.c.ruled, _REFUSED.label("refused"), func.count().label("num"))
-    .join(_verdict, _verdict.c.trajectory == _ruling.c.trajectory)
-    .where(_ruling.c.ruled != _UNREADABLE, _verdict.c.target.is_not(None))
-    .group_by(_ruling.c.judge, _ruling.c.ruled, _REFUSED)
-)
 _CONSENSUS = select(_consensus).where(_consensus.c.question == bindparam("question"))
 _STANDINGS = select(_standing).where(_standing.c.question == bindparam("question")).order_by(_standing.c.trajectory)
 
@@ -315,23 +294,6 @@ def trajectories(cursor: sqlite3.Cursor, question_id: str) -> list[tuple[Traject
 def rulings(cursor: sqlite3.Cursor, question_id: str) -> list[Ruling]:
     """The rulings on the trajectories of a question, by trajectory and judge."""
     return [rows.ruling_of(row) for row in _all(cursor, _RULINGS, question=question_id)]
-
-
-def votes_of_two(cursor: sqlite3.Cursor) -> dict[tuple[str, str], dict[tuple[bool, bool], int]]:
-    """Of every two judges, how often each pair of readable votes was cast."""
-    found: dict[tuple[str, str], dict[tuple[bool, bool], int]] = {}
-    for row in _all(cursor, _VOTES_OF_TWO):
-        votes = row["ruled"] == "valid", row["other_ruled"] == "valid"
-        found.setdefault((row["judge"], row["other"]), {})[votes] = row["num"]
-    return found
-
-
-def votes_on_checked(cursor: sqlite3.Cursor) -> dict[str, dict[tuple[bool, bool], int]]:
-    """Of every judge, how often each vote met each outcome of the answer check."""
-    found: dict[str, dict[tuple[bool, bool], int]] = {}
-    for row in _all(cursor, _VOTES_ON_CHECKED):
-        found.setdefault(row["judge"], {})[row["ruled"] == "valid", not row["refused"]] = row["num"]
-    return found
 
 
 def consensus(cursor: sqlite3.Cursor, question_id: str) -> Consensus | None:

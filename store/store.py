@@ -224,14 +224,6 @@ class Store:
         """The rulings on the trajectories of a question, by trajectory and judge."""
         return await self._read(lambda cursor: reads.rulings(cursor, question_id))
 
-    async def votes_of_two(self) -> dict[tuple[str, str], dict[tuple[bool, bool], int]]:
-        """Of every two judges: how often they said VALID and VALID, VALID and INVALID, ... of the same trajectory."""
-        return await self._read(reads.votes_of_two)
-
-    async def votes_on_checked(self) -> dict[str, dict[tuple[bool, bool], int]]:
-        """Of every judge: how often it said VALID, or INVALID, of a trajectory that the answer check passed, or refused."""
-        return await self._read(reads.votes_on_checked)
-
     async def consensus(self, question_id: str) -> Consensus | None:
         """The graph of a question's trajectories, if it is settled and has any."""
         return await self._read(lambda cursor: reads.consensus(cursor, question_id))

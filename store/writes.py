@@ -7,7 +7,8 @@ An extended lease, a claim and a stage's seconds are about time, and have no eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import Update, and_, bindparam, delete, func, or_, select, update
@@ -291,7 +292,7 @@ def settle_question(
     if tree is not None:
         record_advance(tx, question, *tree)
     _add_trajectories(tx, trajectories, verdicts)
-    _add_rulings(tx, rulings)
+    _add_rulings(tx, rulings, {row["trajectory"]: row for row in verdicts})
     if consensus is not None:
         _add_consensus(tx, *consensus)
     for row in routes:
@@ -320,11 +321,20 @@ def _add_trajectories(tx: Transaction, trajectories: Sequence[Columns], verdicts
                 tx.count("score.billionths", round(score * SCORE_UNIT))
 
 
-def _add_rulings(tx: Transaction, rulings: Sequence[Columns]) -> None:
-    for row in rulings:
-        if tx.change(_NEW_RULING, row):
-            tx.event("ruling", row["trajectory"])
-            tx.count(f"rulings.{row['ruled']}.{row['judge']}")
+def _add_rulings(tx: Transaction, rulings: Sequence[Columns], verdicts: Mapping[str, Columns]) -> None:
+    new = [row for row in rulings if tx.change(_NEW_RULING, row)]
+    readable = [row for row in new if row["ruled"] != "unreadable"]
+    for row in new:
+        tx.event("ruling", row["trajectory"])
+        tx.count(f"rulings.{row['ruled']}.{row['judge']}")
+    for row in readable:
+        verdict = verdicts[row["trajectory"]]
+        if verdict["target"] is not None:
+            check = "wrong" if verdict["outcome"] == Outcome.WRONG_ANSWER.value else "right"
+            tx.count(f"checked.{row['ruled']}.{check}.{row['judge']}")
+    for one, other in itertools.permutations(readable, 2):
+        if one["trajectory"] == other["trajectory"] and one["judge"] < other["judge"]:
+            tx.count(f"votes.{one['ruled']}.{other['ruled']}.{one['judge']}/{other['judge']}")
 
 
 def _add_consensus(tx: Transaction, graph: Columns, standings: Sequence[Columns]) -> None:

@@ -6,6 +6,7 @@ Invariant: the command is always a real process in a folder of its own, and noth
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -182,6 +183,19 @@ def recounted(dump: Dump) -> Counter[str]:
     counts["held_out.questions"] = len(dump["question"]) - len(train)
     counts.update(f"nodes.{row['state']}" for row in dump["node"])
     counts.update(f"trajectories.{row['outcome']}" for row in dump["verdict"])
+    counts.update(f"unsolved.{row['reason'].partition(':')[0]}" for row in train if row["state"] == "unsolved")
+    counts.update(f"rulings.{row['ruled']}.{row['judge']}" for row in dump["ruling"])
+    for one, other in itertools.permutations((row for row in dump["ruling"] if row["ruled"] != "unreadable"), 2):
+        if one["trajectory"] == other["trajectory"] and one["judge"] < other["judge"]:
+            counts[f"votes.{one['ruled']}.{other['ruled']}.{one['judge']}/{other['judge']}"] += 1
+    verdicts = {row["trajectory"]: row for row in dump["verdict"]}
+    for row in dump["ruling"]:
+        verdict = verdicts[row["trajectory"]]
+        if row["ruled"] != "unreadable" and verdict["target"]:
+            check = "wrong" if verdict["outcome"] == "wrong_answer" else "right"
+            counts[f"checked.{row['ruled']}.{check}.{row['judge']}"] += 1
+    counts["targets.consensus"] = sum(row["target"] is not None for row in dump["consensus"])
+    counts["standings.misleading"] = sum(row["misleading"] for row in dump["standing"])
     counts.update(f"failures.{row['where']}" for row in dump["failure"])
     counts.update(f"failed.{row['kind']}" for row in dump["failure"])
     counts.update(f"calls.{row['purpose']}" for row in dump["call"])

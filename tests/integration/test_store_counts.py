@@ -52,6 +52,8 @@ def recounted(dump: dict[str, list[dict[str, Any]]]) -> Counter[str]:
     """The counts, from the rows alone."""
     counts: Counter[str] = Counter()
     counts.update(f"questions.{row['state']}" if row["split"] == "train" else "held_out.questions" for row in dump["question"])
+    unsolved = [row for row in dump["question"] if row["state"] == "unsolved"]
+    counts.update(f"unsolved.{row['reason'].partition(':')[0]}" for row in unsolved)
     counts.update(f"nodes.{row['state']}" for row in dump["node"])
     counts.update(f"trajectories.{row['outcome']}" for row in dump["verdict"])
     counts.update(f"routes.{row['student']}" for row in dump["route"])
