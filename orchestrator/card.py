@@ -35,6 +35,8 @@ _ABOUT = {
 _MEANS_MORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])|[^\w .,/()+%-]")
 """What is not only a letter, a digit or a mark that means nothing; "_" means nothing inside a word."""
 NOT_STATED = "not stated"
+MARK = "tags:\n- peripatos\n"
+"""What a card of ours has and no other."""
 _COST_UNIT = 10**9
 
 

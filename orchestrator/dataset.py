@@ -6,7 +6,8 @@
     data/pairs.parquet         the rows of `pairs`; each of the three only if it has rows
 
 Invariant: the folder is there whole or not at all; it replaces an earlier export and nothing else; what the card counts is
-what was read while the rows were written. Not covered: sending it anywhere.
+what was read while the rows were written. Not covered: sending it anywhere; a kill in the instant between two renames, which
+leaves the earlier export beside its place, under a name that ends in `.old`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from configs.load import ConfigError
 from configs.schema import RunConfig
 from orchestrator import pages
-from orchestrator.card import Figures, card
+from orchestrator.card import MARK, Figures, card
 from orchestrator.columns import MESSAGES, PAIRS, PREFERENCES, Columns
 from orchestrator.exported_rows import messages_row, pair_row, preference_row
 from orchestrator.folder import FolderError
@@ -102,12 +103,21 @@ def _drafted_folder(path: Path) -> Iterator[Path]:
 
 def _check_replaceable(path: Path) -> None:
     """Only an earlier export may be replaced, or an empty folder: --to may be a slip of the finger."""
-    ours = {"README.md", "data", *(f"data/{name}.parquet" for name in PARTS)}
     try:
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--to {path}: a file, where the format dataset writes a folder")
-        others = [str(each.relative_to(path)) for each in sorted(path.rglob("*")) if str(each.relative_to(path)) not in ours]
+        foreign = next(_foreign(path), None) if path.exists() else None
     except OSError as error:
         raise FolderError(f"{path}: cannot be read: {error.strerror}") from error
-    if others:
-        raise ConfigError(f"--to {path}: a folder that holds something else ({others[0]}); choose another, or empty it")
+    if foreign:
+        raise ConfigError(f"--to {path}: a folder that holds something else ({foreign.name}); choose another, or empty it")
+
+
+def _foreign(path: Path) -> Iterator[Path]:
+    """What in a folder no export wrote; everything, if its card is none of ours."""
+    card_is_ours = (path / "README.md").is_file() and MARK in (path / "README.md").read_text(errors="replace")
+    for each in path.iterdir():
+        if card_is_ours and each.name == "data" and each.is_dir():
+            yield from (file for file in each.iterdir() if file not in {_part(path, name) for name in PARTS})
+        elif not card_is_ours or each.name != "README.md":
+            yield each

@@ -45,8 +45,11 @@ def place(folder: Folder, form: Format, to: str | None) -> Path:
     """Where an export goes. Raises `ConfigError` where something else lies that it must not replace."""
     names = {"parquet": "messages.parquet", "dataset": "dataset"}
     path = folder.exported(names.get(form, f"{form}.jsonl")) if to is None else Path(to).absolute()
-    if form != "dataset" and path.is_dir():
-        raise ConfigError(f"--to {to or path}: a folder, where the format {form} writes a file")
+    if path.is_symlink():
+        path = path.resolve()
+    if form != "dataset" and path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no plain file"
+        raise ConfigError(f"--to {to or path}: {kind}, where the format {form} writes a file")
     if path.resolve() in {each.resolve() for each in (folder.config, folder.database, folder.log)}:
         raise ConfigError(f"--to {to}: the run needs this file itself; choose another")
     return path

@@ -65,6 +65,9 @@ def test_every_format_tells_what_the_store_holds(home: Path, rows: dict[str, lis
         (("--format", "parquet", "--to", "folder"), 2, ("folder", "parquet writes a file")),
         (("--format", "dataset", "--to", "run.yaml"), 2, ("run.yaml", "dataset writes a folder")),
         (("--format", "dataset", "--to", "folder"), 2, ("folder", "something else (mine.txt)")),
+        (("--format", "dataset", "--to", "reading"), 2, ("reading", "something else (README.md)")),
+        (("--format", "dataset", "--to", "/"), 2, ("--to /:", "something else")),
+        (("--to", "/dev/null"), 2, ("/dev/null", "no plain file")),
         (("--format", "dataset", "--to", RUN), 2, (RUN, "something else")),
         (("--to", f"{RUN}/peripatos.db"), 2, ("peripatos.db", "choose another")),
         (("--to", ""), 2, ("a folder",)),
@@ -78,7 +81,9 @@ def test_every_format_tells_what_the_store_holds(home: Path, rows: dict[str, lis
 def test_what_cannot_be_written_is_one_line_and_changes_nothing(
     home: Path, arguments: tuple[str, ...], code: int, words: tuple[str, ...]
 ) -> None:
-    (home / "folder").mkdir(exist_ok=True)
+    for name in ("folder", "reading"):
+        (home / name).mkdir(exist_ok=True)
+    (home / "reading/README.md").write_text("# Mine")
     (home / "folder/mine.txt").write_text("mine")
     before = {path: path.stat().st_size for path in home.rglob("*") if path.is_file() and "-" not in path.name}
     done = call("export", RUN, *arguments, cwd=home)
