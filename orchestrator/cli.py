@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from orchestrator.columns import FORMATS
 from orchestrator.names import NameTaken, check_names
 
 _SAMPLE = 3
@@ -112,17 +113,18 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
     status.add_argument("--json", action="store_true", help="print one JSON object")
 
-    export = add("export", _export, "write the accepted trajectories of a run, its step preferences, or all its steps")
+    export = add("export", _export, "write a run's data as files to train on")
     export.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
     export.add_argument(
-        "--to",
-        metavar="FILE",
-        help="the file to write; default: messages.jsonl, preferences.jsonl or nodes.jsonl in the run's folder's export/",
+        "--format",
+        choices=FORMATS,
+        default="messages",
+        help="messages (default), sharegpt, alpaca, parquet: accepted trajectories; preferences: steps kept and pruned; "
+        "pairs: trajectories accepted and wrong; nodes: every step; trajectories: every trajectory; "
+        "dataset: a folder for `datasets` and the hub, with a card",
     )
-    what = export.add_mutually_exclusive_group()
-    what.add_argument("--best", action="store_true", help="only the best trajectory of each question")
-    what.add_argument("--preferences", action="store_true", help="pairs of sibling steps, a kept one and a pruned one")
-    what.add_argument("--nodes", action="store_true", help="every step ever proposed: author, score, why it was pruned, cost")
+    export.add_argument("--to", metavar="PATH", help="where to write; default: in the run's folder's export/")
+    export.add_argument("--best", action="store_true", help="of the accepted trajectories only the best of each question")
 
     evaluate = add("evaluate", _evaluate, "measure a model on a configuration's held-out questions")
     _takes_config(evaluate)
@@ -169,8 +171,7 @@ def _status(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from orchestrator import commands
 
-    what = "preferences" if options.preferences else "nodes" if options.nodes else "trajectories"
-    return commands.export(options.run_dir, options.to, what=what, best_only=options.best)
+    return commands.export(options.run_dir, options.to, form=options.format, best_only=options.best)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

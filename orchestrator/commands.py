@@ -12,24 +12,24 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
 from configs import schema
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
+from orchestrator.columns import Format
 from orchestrator.daemon import drained
 from orchestrator.estimate import show_estimate
 from orchestrator.evaluate import accuracy, measure
-from orchestrator.export import export_messages, export_nodes, export_preferences
+from orchestrator.export import check_format, place
+from orchestrator.export import export as export_as
 from orchestrator.folder import Folder, held
 from orchestrator.logs import logging_to
 from orchestrator.progress import showing
 from orchestrator.summary import show, summarise
 from store.store import open_store
-
-Exported = Literal["trajectories", "preferences", "nodes"]
 
 
 def run(config: RunConfig, *, sample: int | None, as_json: bool) -> int:
@@ -66,21 +66,17 @@ def status(run_dir: str, *, as_json: bool) -> int:
     return 0
 
 
-def export(run_dir: str, to: str | None, *, what: Exported, best_only: bool) -> int:
-    """Write the accepted trajectories, the step preferences, or all nodes of a run, living or finished."""
+def export(run_dir: str, to: str | None, *, form: Format, best_only: bool) -> int:
+    """Write the data of a run, living or finished, in one of the formats."""
+    check_format(form, best_only=best_only)
     folder, config = _existing(run_dir)
-    path = Path(to).absolute() if to else folder.exported("messages" if what == "trajectories" else what)
-    system = config.students[0].system if config.students else None
+    path = place(folder, form, to)
 
-    async def write() -> int:
+    async def write() -> str:
         async with open_store(folder.database, create=False, read_only=True) as store:
-            if what == "trajectories":
-                return await export_messages(store, path, system=system, best_only=best_only)
-            if what == "nodes":
-                return await export_nodes(store, path)
-            return await export_preferences(store, path, system=system, segmentation=config.search.segmentation)
+            return await export_as(store, config, form, path, best_only=best_only)
 
-    sys.stdout.write(f"{asyncio.run(write())} {what} in {path}\n")
+    sys.stdout.write(f"{asyncio.run(write())} in {path}\n")
     return 0
 
 

@@ -1,153 +1,117 @@
-"""A run's data as files that others can train on.
+"""A run's data as files that others can train on: what goes where.
 
-    messages      JSONL, one accepted trajectory a line, with its scores and teachers beside the text
+    messages      JSONL, one accepted trajectory a line as chat turns, with all that is known of it beside the text
+    sharegpt      the same in ShareGPT's form
+    alpaca        the same in Alpaca's form
+    parquet       the lines of `messages` as one parquet file
     preferences   JSONL, one pair of sibling steps a line: one that was kept, one that was pruned, with scores and margin
+    pairs         JSONL, one pair of whole trajectories of a question a line: an accepted one, a wrong or unsound one
     nodes         JSONL, one step that was ever proposed a line: by whom, its score, what became of it and why, what it cost
+    trajectories  JSONL, every trajectory in the form of `messages`, accepted or not, with its verdict
+    dataset       a folder that `datasets.load_dataset` and the hub understand, with a card (`dataset.py`)
 
-Invariant: a file is there whole or not at all.
+Invariant: a file is there whole or not at all, and every line is one row, whatever is in its texts.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from orchestrator.folder import FolderError
-from orchestrator.preferences import Preference, preferences
-from orchestrator.search import Tree, plant
-from store.reasoning import THINK_CLOSE, THINK_OPEN, Segmentation, joined, response, user_text
+from configs.load import ConfigError
+from configs.schema import RunConfig
+from orchestrator import pages
+from orchestrator.columns import MESSAGES, WITH_BEST, Format, writable
+from orchestrator.dataset import export_dataset
+from orchestrator.exported_rows import Row, alpaca_row, messages_row, node_row, pair_row, preference_row, sharegpt_row
+from orchestrator.folder import Folder, drafted
+from orchestrator.pairs import paired
+from orchestrator.parquet import check_parquet, parquet_file
+from orchestrator.preferences import preferences
 from store.store import Store
-from store.types import Node, Question, QuestionState, Trajectory, Verdict
 
-_PAGE = 256
+_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029]")
+"""What JSON may leave as it is, and what ends a line or steers a terminal for some readers; inside JSON it is only in texts."""
 
 
-async def export_messages(store: Store, path: Path, *, system: str | None = None, best_only: bool = False) -> int:
+def system_of(config: RunConfig) -> str | None:
+    """The system prompt of whom the data is for."""
+    return config.students[0].system if config.students else None
+
+
+def place(folder: Folder, form: Format, to: str | None) -> Path:
+    """Where an export goes. Raises `ConfigError` where something else lies that it must not replace."""
+    names = {"parquet": "messages.parquet", "dataset": "dataset"}
+    path = folder.exported(names.get(form, f"{form}.jsonl")) if to is None else Path(to).absolute()
+    if path.is_symlink():
+        path = path.resolve()
+    if form != "dataset" and path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no plain file"
+        raise ConfigError(f"--to {to or path}: {kind}, where the format {form} writes a file")
+    if path.resolve() in {each.resolve() for each in (folder.config, folder.database, folder.log)}:
+        raise ConfigError(f"--to {to}: the run needs this file itself; choose another")
+    return path
+
+
+def check_format(form: Format, *, best_only: bool) -> None:
+    """Find before anything is written that an export cannot be made. Raises `ConfigError`."""
+    if best_only and form not in WITH_BEST:
+        raise ConfigError(f"--best: not for the format {form}; accepted with --format {', '.join(WITH_BEST)}")
+    if form in ("parquet", "dataset"):
+        check_parquet(form)
+
+
+async def export(store: Store, config: RunConfig, form: Format, path: Path, *, best_only: bool = False) -> str:
+    """Write what `form` says to `path`; what was written, in words. Raises `FolderError`."""
+    system = system_of(config)
+    if form == "dataset":
+        return await export_dataset(store, config, path, system=system, best_only=best_only)
+    if form == "parquet":
+        with parquet_file(path, MESSAGES) as file:
+            async for judged in pages.trajectories(store, accepted_only=True, best_only=best_only):
+                file.write(messages_row(judged, system))
+        return f"{file.num_rows} trajectories"
+    written = await _write_lines(path, _rows(store, config, form, system, best_only))
+    return f"{written} {form if form in ('preferences', 'pairs', 'nodes') else 'trajectories'}"
+
+
+async def export_messages(store: Store, path: Path, *, system: str | None = None) -> int:
     """Write the accepted trajectories to `path`; how many were written. Raises `FolderError`."""
-    rows = (
-        _row(question, trajectory, verdict, nodes, system)
-        async for question, trajectory, verdict, nodes in _accepted(store)
-        if trajectory.best or not best_only
-    )
-    return await _written(path, rows)
+    return await _write_lines(path, (messages_row(each, system) async for each in pages.trajectories(store, accepted_only=True)))
 
 
-async def export_preferences(
-    store: Store, path: Path, *, system: str | None = None, segmentation: Segmentation = "header"
-) -> int:
-    """Write the step preferences of the settled questions to `path`; how many were written. Raises `FolderError`."""
-    rows = (
-        _pair(tree, preference, system, segmentation)
-        async for tree in _trees(store, settled=True)
-        for preference in preferences(tree)
-    )
-    return await _written(path, rows)
+async def _rows(store: Store, config: RunConfig, form: Format, system: str | None, best_only: bool) -> AsyncIterator[Row]:
+    match form:
+        case "nodes":
+            async for tree in pages.trees(store):
+                for node in tree.nodes.values():
+                    yield node_row(node)
+        case "preferences":
+            async for tree in pages.trees(store, settled_only=True):
+                for preference in preferences(tree):
+                    yield preference_row(tree, preference, system, config.search.segmentation)
+        case "pairs":
+            async for together in pages.by_question(store):
+                for pair in paired(together):
+                    yield pair_row(pair, system)
+        case _:
+            shape = {"sharegpt": sharegpt_row, "alpaca": alpaca_row}.get(form, messages_row)
+            async for judged in pages.trajectories(store, accepted_only=form != "trajectories", best_only=best_only):
+                yield shape(judged, system)
 
 
-async def export_nodes(store: Store, path: Path) -> int:
-    """Write every step of every tree to `path`; how many were written. Raises `FolderError`."""
-    return await _written(path, (_step(node) async for tree in _trees(store) for node in tree.nodes.values()))
-
-
-async def _written(path: Path, rows: AsyncIterator[dict[str, Any]]) -> int:
-    draft = path.with_name(path.name + ".draft")
+async def _write_lines(path: Path, rows: AsyncIterator[Row]) -> int:
     written = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("w", encoding="utf-8") as file:
-            async for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                written += 1
-        draft.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise FolderError(f"{path}: cannot be written: {error.strerror}") from error
+    with drafted(path) as draft, draft.open("w", encoding="utf-8") as file:
+        async for row in rows:
+            file.write(json_line(row))
+            written += 1
     return written
 
 
-async def _accepted(store: Store) -> AsyncIterator[tuple[Question, Trajectory, Verdict, list[Node]]]:
-    cursor = (-1, "")
-    while page := await store.accepted(after=cursor, limit=_PAGE):
-        for accepted in page:
-            yield accepted.question, accepted.trajectory, accepted.verdict, accepted.nodes
-        cursor = page[-1].cursor
-
-
-async def _trees(store: Store, *, settled: bool = False) -> AsyncIterator[Tree]:
-    position = -1
-    while page := await store.questions("train", after=position, limit=_PAGE):
-        for placed in page:
-            if not settled or placed.state in (QuestionState.SOLVED, QuestionState.UNSOLVED):
-                yield plant(placed.question, await store.tree(placed.question.id))
-        position = page[-1].position
-
-
-def _step(node: Node) -> dict[str, Any]:
-    return {
-        "id": node.id,
-        "question": node.question,
-        "parent": node.parent,
-        "depth": node.depth,
-        "text": node.step.text,
-        "finish": node.step.finish,
-        "authors": list(node.authors),
-        "score": node.score.value,
-        "prover": node.score.prover,
-        "target": node.score.target,
-        "state": node.state.value,
-        "rank": node.rank,
-        "reason": node.reason,
-        "tokens": {"prompt": node.usage.prompt, "cached": node.usage.cached, "completion": node.usage.completion},
-        "cost": node.cost,
-    }
-
-
-def _pair(tree: Tree, preference: Preference, system: str | None, segmentation: Segmentation) -> dict[str, Any]:
-    """In the conversational form that trainers of preferences read: both sides repeat the steps that they share."""
-    question, parent = tree.question, preference.chosen.parent
-    turns = [{"role": "system", "content": system}] if system else []
-
-    def side(node: Node) -> list[dict[str, str]]:
-        text = THINK_OPEN + joined([*tree.steps(parent), node.step.text], segmentation)
-        closing = THINK_CLOSE.rstrip() if node.step.finish == "closed" else ""
-        return [{"role": "assistant", "content": text + closing}]
-
-    return {
-        "question": question.id,
-        "source": question.source,
-        "prompt": [*turns, {"role": "user", "content": user_text(question)}],
-        "chosen": side(preference.chosen),
-        "rejected": side(preference.rejected),
-        "shared": joined(tree.steps(parent), segmentation),
-        "step": preference.chosen.depth,
-        "chosen_score": preference.chosen.score.value,
-        "rejected_score": preference.rejected.score.value,
-        "margin": preference.margin,
-        "chosen_authors": list(preference.chosen.authors),
-        "rejected_authors": list(preference.rejected.authors),
-    }
-
-
-def _row(question: Question, trajectory: Trajectory, verdict: Verdict, nodes: list[Node], system: str | None) -> dict[str, Any]:
-    turns = [{"role": "system", "content": system}] if system else []
-    turns.append({"role": "user", "content": user_text(question)})
-    turns.append({"role": "assistant", "content": response(trajectory.text, trajectory.conclusion)})
-    return {
-        "id": trajectory.id,
-        "messages": turns,
-        "question": question.id,
-        "source": question.source,
-        "kind": question.kind,
-        "gold": question.answer,
-        "answer": trajectory.answer,
-        "verdict": verdict.outcome.value,
-        "origin": trajectory.origin,
-        "best": trajectory.best,
-        "score": trajectory.score,
-        "teachers": list(trajectory.teachers),
-        "steps": [{"text": node.step.text, "authors": list(node.authors), "score": node.score.value} for node in nodes],
-    }
+def json_line(row: Row) -> str:
+    """One line of JSON, and one only for every reader: all that could end it or steer a terminal is escaped."""
+    line = json.dumps(writable(row), ensure_ascii=False)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n"

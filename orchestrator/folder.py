@@ -56,11 +56,11 @@ class Folder:
     @property
     def messages(self) -> Path:
         """The exported trajectories."""
-        return self.exported("messages")
+        return self.exported("messages.jsonl")
 
-    def exported(self, what: str) -> Path:
+    def exported(self, name: str) -> Path:
         """Where an export goes when it is not said where."""
-        return self.root / "export" / f"{what}.jsonl"
+        return self.root / "export" / name
 
     @property
     def servers(self) -> Path:
@@ -169,3 +169,21 @@ def write_whole(path: Path, text: str) -> None:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
         raise FolderError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """Yield where to write what is then the file at `path`, whole, or not at all. Raises `FolderError`.
+
+    Each process has a draft of its own: a user may export while the run itself does.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise FolderError(f"{path}: cannot be written: {error.strerror or error}") from error

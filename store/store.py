@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from store import database, reads, rows, writes
 from store.database import BUSY_S, Mode, StoreError, StoreFull, connect, prepare
+from store.judged import Judged, judged
 from store.reads import Accepted, Placed, Read, Readers, RunRecord
 from store.types import (
     Advance,
@@ -40,7 +41,19 @@ from store.types import (
 from store.writer import Clock, Op, Writer
 from store.writes import RunState, Split
 
-__all__ = ["Accepted", "Placed", "RunRecord", "RunState", "Split", "Store", "StoreError", "StoreFull", "holds_run", "open_store"]
+__all__ = [
+    "Accepted",
+    "Judged",
+    "Placed",
+    "RunRecord",
+    "RunState",
+    "Split",
+    "Store",
+    "StoreError",
+    "StoreFull",
+    "holds_run",
+    "open_store",
+]
 
 T = TypeVar("T")
 
@@ -231,6 +244,10 @@ class Store:
     async def accepted(self, after: tuple[int, str] = (-1, ""), limit: int = 100) -> list[Accepted]:
         """A page of accepted trajectories by question and id; the next page comes after the last one's `cursor`."""
         return await self._read(lambda cursor: reads.accepted(cursor, after, limit))
+
+    async def judged(self, after: tuple[int, str] = (-1, ""), limit: int = 100, accepted_only: bool = False) -> list[Judged]:
+        """A page of all trajectories, or of the accepted ones, with all that is said of them, in the order of `accepted`."""
+        return await self._read(lambda cursor: judged(cursor, after, limit, accepted_only))
 
     async def record_failure(self, failure: Failure) -> None:
         """Keep a failure."""

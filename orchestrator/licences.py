@@ -1,0 +1,28 @@
+"""The hub's names of licences, and which one a data set may claim. Pure.
+
+Invariant: one is claimed only when everybody's terms are stated and are the same. Not covered: whether terms agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+KNOWN = frozenset(
+    """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m afl-3.0
+    artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0
+    cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
+    cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0
+    epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc ms-pl mpl-2.0
+    odc-by odbl osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 gemma
+    """.split()  # noqa: SIM905  # one a line would be a page
+)
+"""Identifiers that a card's `license` may hold, "other" aside."""
+
+
+def hub_licence(stated: Sequence[str | None]) -> str | None:
+    """What the card's `license` says of the terms of teachers and sources, None where there is nothing to say."""
+    if not any(stated):
+        return None
+    named = {(licence or "").strip().lower() for licence in stated}
+    return named.pop() if len(named) == 1 and named <= KNOWN else "other"
