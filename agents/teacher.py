@@ -62,7 +62,7 @@ class Teacher:
     ) -> list[Candidate]:
         """What may come after `steps`, at most `budget` tokens each: up to `samples` candidates, empty ones left out.
 
-        The rest of a reasoning is one candidate, as a step is; `merged` is made from several `traces`; one in a `style` is drawn as the
+        The rest of a reasoning is one candidate, as a step is; `merged` is made from `traces`; one in a `style` is drawn as the
         run's `sampling` says. `draw` tells equal requests apart. Raises `EngineError` when the engine cannot answer;
         `waits` while it is parked, or raises `Parked`.
         """

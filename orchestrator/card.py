@@ -118,7 +118,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _metadata(config: RunConfig, figures: Figures) -> dict[str, Any]:
     """What the hub reads: no configured word but the run's name, whose letters are bounded, and a known licence."""
     licence = hub_licence(
-        [*(t.licence for t in config.teachers), *(_licence(s) for s in config.questions if isinstance(s, File))]
+        [*(t.licence for t in config.teachers), *(s.licence for s in config.questions if isinstance(s, File))]
     )
     files = [
         {

@@ -1,19 +1,20 @@
 """The questions of every source, into the store.
 
-Invariant: a row that is no question, or has no gold answer to score with, is counted and named, and stops nothing;
-a configuration that yields no question at all is a mistake. Not covered: reading files (`questions.py`).
+Invariant: a row that is no question is counted and named, and stops nothing; a configuration that yields no question at all is a
+mistake. Questions without a gold answer are told of, as they are aimed at a consensus. Not covered: reading files (`questions.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
 from configs.schema import RunConfig
 from orchestrator.progress import Progress
-from orchestrator.questions import LoadedQuestions, QuestionsError, load_questions
+from orchestrator.questions import QuestionsError, load_questions
 from store.store import Store
 from store.types import Question
 
@@ -28,21 +29,22 @@ async def gather(config: RunConfig, store: Store, progress: Progress) -> None:
     num_taken = 0
     for source in config.questions:
         loaded = await asyncio.to_thread(load_questions, source, Path.cwd())
-        taken, left_out = _sorted_out(loaded)
+        left_out = [f"{row.where}: {row.reason}" for row in loaded.bad]
         for row in left_out[:_SHOWN]:
             progress.note(f"left out: {row}")
         if left_out:
-            progress.note(f"left out {len(left_out)} rows, took {len(taken)}; log.jsonl names up to {_LOGGED} of them")
+            progress.note(f"left out {len(left_out)} rows, took {len(loaded.questions)}; log.jsonl names up to {_LOGGED} of them")
             log.warning("rows_left_out", count=len(left_out), rows=left_out[:_LOGGED])
-        await store.add_questions(taken, split="train")
-        num_taken += len(taken)
+        if unknown := _without_gold(loaded.questions):
+            least = config.consensus.min_support
+            progress.note(
+                f"{unknown} questions have no gold answer: what {least:.0%} of the sampled reasonings say stands in for it"
+            )
+        await store.add_questions(loaded.questions, split="train")
+        num_taken += len(loaded.questions)
     if not num_taken:
-        raise QuestionsError("questions: none has a gold answer, and the prover scores with it; name its column in `fields`")
+        raise QuestionsError("questions: there is none")
 
 
-def _sorted_out(loaded: LoadedQuestions) -> tuple[list[Question], list[str]]:
-    """The questions that can be asked, and a line for each row that cannot."""
-    taken = [question for question in loaded.questions if question.answer is not None]
-    bad = [f"{row.where}: {row.reason}" for row in loaded.bad]
-    unanswered = [f"{question.source}: no gold answer to score with" for question in loaded.questions if question.answer is None]
-    return taken, bad + unanswered
+def _without_gold(questions: Sequence[Question]) -> int:
+    return sum(question.answer is None and question.kind != "open" for question in questions)

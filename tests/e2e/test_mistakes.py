@@ -123,14 +123,6 @@ def test_a_folder_that_a_living_run_uses_is_refused_and_the_living_run_is_left_a
     kept(tmp_path / "runs/walk").balances()
 
 
-def test_questions_without_gold_answers_are_named_and_refused_when_there_are_no_others(tmp_path: Path) -> None:
-    (tmp_path / "q.jsonl").write_text('{"q": "What is 1 + 1?"}\n', encoding="utf-8")
-    source = {"kind": "file", "path": "q.jsonl", "fields": {"question": "q", "answer": None}}
-    done = call("run", config(tmp_path, questions=[source]), cwd=tmp_path)
-    done.complains(2, "gold answer", "`fields`")
-    assert "left out: q.jsonl: no gold answer" in done.err
-
-
 def test_a_sample_without_a_dry_run(tmp_path: Path) -> None:
     call("run", config(tmp_path), "--sample", "2", cwd=tmp_path).complains(2, "--sample", "--dry-run")
 
