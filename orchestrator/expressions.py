@@ -167,7 +167,7 @@ _TWINS = str.maketrans({character: latex for latex, characters in _TWIN.items() 
 _UNDRESSING = [
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?|\\displaystyle"), " "),
     (re.compile(r"(?<=[0-9])(?:\{,\}|\\,|\\!)(?=[0-9]{3}(?![0-9]))"), ""),
-    (re.compile(r"\\[,;:! ]|~|\\q?quad(?![a-zA-Z])"), " "),
+    (re.compile(r"(?<!\\)\\[,;:! ]|~|\\q?quad(?![a-zA-Z])"), " "),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\frac ?([0-9])([0-9])(?![0-9])"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\log ?_ ?(?:\{([^{}]*)\}|([0-9a-z])) ?([0-9]+|[a-z])(?![0-9a-z])"), r"\\log_{\1\2}(\3)"),
@@ -216,8 +216,9 @@ def _structure(text: str) -> Mathematics:
     if matrix := _MATRIX.fullmatch(text):
         rows = [row for row in matrix[2].split(r"\\") if row.strip()]
         return Listing("rows", tuple(Listing("row", tuple(map(_item, row.split("&")))) for row in rows))
+    text = _GROUPED.sub(lambda number: number[0].replace(",", ""), text)
     for separator, brackets in ((r"\cup", "or"), (",", "{}")):
-        parts = _split(_GROUPED.sub(lambda number: number[0].replace(",", ""), text), separator)
+        parts = _split(text, separator)
         if len(parts) > 1:
             items = [_item(part) for part in parts]
             return Listing(brackets, tuple(each for item in items for each in _both(item)))
@@ -291,5 +292,10 @@ def _measured(text: str) -> Mathematics:
     if (unit := _UNIT.search(text)) and (measure := MEASURE.get(unit[1] or unit[2], "")):
         text = text[: unit.start()]
     if text.count(r"\pm") == 1:
-        return Listing("{}", tuple(Expression(scalar(text.replace(r"\pm", sign)), measure) for sign in "+-"))
+        return Listing("{}", tuple(_signed(text.replace(r"\pm", sign), measure) for sign in "+-"))
     return Expression(scalar(text), measure)
+
+
+def _signed(text: str, measure: str) -> Quantity | Expression:
+    number = read(text.replace(" ", "").removeprefix("+"))
+    return Quantity(number.value, measure) if number else Expression(scalar(text), measure)
