@@ -21,6 +21,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from orchestrator.supervisor import ChildFailed
+
 _START_S = 120.0
 """How long a child may take until it is ready, on a busy machine."""
 _LONGEST_REPLY = 1 << 20
@@ -34,7 +36,7 @@ class Late(Undecided):
     """A request missed its deadline."""
 
 
-class AlgebraFailed(Exception):
+class AlgebraFailed(ChildFailed):
     """No child can be started."""
 
 

@@ -72,7 +72,7 @@ def read_mathematics(answer: str) -> Mathematics | None:
         return quantity
     if len(answer) <= LONGEST:
         try:
-            return _structure(_undressed(answer))
+            return _structure(undressed(answer))
         except (NotPlain, RecursionError):
             pass
     return Words(_BESIDE_SIGN.sub(r"\1", text)) if text else None
@@ -176,12 +176,15 @@ _UNDRESSING = [
 ]
 _WRAPPINGS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")]
 _GROUPED = re.compile(r"(?<![0-9.,(\[{])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+_UNITS = re.compile(r"(?: |\\text ?\{ ?)(?:square |cubic )?units?\}?$")
 _UNIT = re.compile(r"(?:\\(?:text|mathrm) ?\{ ?([a-z]+)\.? ?\}| ([a-z]{2,}))$")
 
 
-def _undressed(answer: str) -> str:
+def undressed(answer: str) -> str:
     """Take off what stands round and inside an expression without changing it."""
     text = unbox(answer.strip()).translate(_TWINS).strip().removesuffix(".")
+    if text.startswith("$") and text.count("$") == 2 and not text.endswith("$"):  # "$2\\pi$ meters"
+        text = text.replace("$", "")
     for _ in range(3):
         for opening, closing in _WRAPPINGS:
             if len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing):
@@ -242,7 +245,10 @@ def _enclosed(text: str) -> Listing | None:
     inner = text[2:-2] if braces else text[1:-1]
     if not braces and (text[:1] not in _OPENING or text[-1:] not in _CLOSING or len(text) < 2):
         return None
-    parts = _split(inner, ",")
+    try:
+        parts = _split(inner, ",")
+    except NotPlain:  # "(x - 1)(x + 2)"
+        return None
     if len(parts) < 2 and not braces:
         return None
     pair = "{}" if braces else text[0] + text[-1]
@@ -288,7 +294,7 @@ def _link(left: str, sign: tuple[Sign, bool], right: str) -> Relation:
 
 def _measured(text: str) -> Mathematics:
     """One scalar, with the measure behind it; plus-or-minus stands for two."""
-    measure = ""
+    measure, text = "", _UNITS.sub("", text)
     if (unit := _UNIT.search(text)) and (measure := MEASURE.get(unit[1] or unit[2], "")):
         text = text[: unit.start()]
     if text.count(r"\pm") == 1:
