@@ -85,7 +85,7 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
 
 
 def normalise(answer: str, kind: Kind, choices: Sequence[str] = ()) -> str:
-    """Return the normal form: "42", "3/4" as "0.75", "3 hours"; an expression as it is; a letter; yes or no; a label; else the tidied text."""
+    """Return the normal form: "42", "3/4" as "0.75", "3 hours"; an expression; a letter; yes or no; a label; else the text, tidy."""
     match kind:
         case "math":
             said = read_mathematics(answer)
