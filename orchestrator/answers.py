@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from orchestrator.choices import flat, last_letter, letter_stated, read_letter
-from orchestrator.expressions import Mathematics, Words, read_mathematics, same_mathematics
-from orchestrator.quantities import boxed, hedges, read, read_within, tidy
+from orchestrator.expressions import Mathematics, Words, read_mathematics, same_mathematics, undressed
+from orchestrator.quantities import Quantity, boxed, hedges, read, read_within, tidy, unbox
 from orchestrator.spans import Span, read_span
 from orchestrator.verdicts import last_label, last_verdict, read_label, read_verdict
 from store.types import Kind, Where
@@ -85,12 +85,13 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
 
 
 def normalise(answer: str, kind: Kind, choices: Sequence[str] = ()) -> str:
-    """Return the normal form: "42", "3/4" as "0.75", "3 hours"; a letter; yes or no; a label; else the tidied text."""
+    """Return the normal form: "42", "3/4" as "0.75", "3 hours"; an expression; a letter; yes or no; a label; else the text, tidy."""
     match kind:
         case "math":
-            text = tidy(answer)
-            quantity = read(text)
-            return str(quantity) if quantity else text if isinstance(read_mathematics(answer), Words) else answer.strip()
+            said = read_mathematics(answer)
+            if isinstance(said, Quantity):
+                return str(said)
+            return tidy(answer) if said is None or isinstance(said, Words) else undressed(answer)
         case "choice":
             return read_letter(answer, choices) or flat(answer)
         case "boolean":
@@ -98,7 +99,7 @@ def normalise(answer: str, kind: Kind, choices: Sequence[str] = ()) -> str:
         case "entailment":
             return read_label(answer) or flat(answer)
         case "span":
-            return tidy(answer).strip(_DRESS)
+            return " ".join(unbox(answer).replace("**", "").split()).strip(_DRESS)
         case "open":
             return answer.strip()
 
@@ -221,7 +222,8 @@ def _number_stated(sentence: str, rest: str) -> str:
         return str(quantity)
     if sentence.count(r"\boxed") == 1 and not hedges(text) and (box := boxed(sentence)):
         return normalise(box, "math")
-    return str(read_within(text) or text)
+    quantity = read_within(text)
+    return str(quantity) if quantity else normalise(sentence, "math")
 
 
 def _last_number(text: str) -> str | None:

@@ -98,6 +98,7 @@ def evaluate(config: RunConfig, *, model: str | None, adapter: str | None, as_js
 
 async def _measured(config: RunConfig, student: schema.Student, adapter: Path | None) -> dict[str, Any]:
     from agents.roster import open_model
+    from orchestrator.checker import open_checker
     from orchestrator.students import engine_of, held_out
 
     assert config.evaluation is not None
@@ -106,6 +107,7 @@ async def _measured(config: RunConfig, student: schema.Student, adapter: Path | 
         async with (
             open_store(Path(scratch) / "evaluate.db") as store,
             open_model("evaluate", engine_of(config, student), adapter) as model,
+            open_checker() as checker,
         ):
             await store.add_questions(questions, split="held_out")
             await measure(
@@ -115,6 +117,8 @@ async def _measured(config: RunConfig, student: schema.Student, adapter: Path | 
                 config=config.evaluation,
                 system=student.system,
                 store=store,
+                checker=checker,
+                span_f1=config.span_f1,
                 seed=config.seed,
                 in_flight=config.limits.evaluations,
                 draining=lambda: False,

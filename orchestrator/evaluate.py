@@ -17,7 +17,8 @@ from agents.engines.base import Completion
 from agents.errors import Broken, EngineError
 from agents.ledger import Model
 from configs.schema import Evaluation
-from orchestrator.answers import extract, same_answer
+from orchestrator.answers import extract
+from orchestrator.checker import Checker
 from store.store import Store
 from store.types import Attempt, Failure, Question, Usage, content_id
 
@@ -35,6 +36,32 @@ class Accuracy:
     samples: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marking:
+    """By which rule the answers of `name` are marked."""
+
+    name: str
+    checker: Checker
+    span_f1: float
+
+    async def attempt(self, question: Question, sample: int, completion: Completion) -> Attempt:
+        """What a completion comes to."""
+        answer = extract(completion.text.rpartition("</think>")[2], question.kind, question.choices)
+        correct = False
+        if answer is not None and question.answer is not None:
+            correct = (await self.checker.check(question, answer, question.answer, span_f1=self.span_f1)).right
+        return Attempt(
+            id=content_id("attempt", self.name, question.id, sample),
+            model=self.name,
+            question=question.id,
+            sample=sample,
+            text=completion.text,
+            answer=answer,
+            correct=correct,
+            usage=completion.usage,
+        )
+
+
 async def measure(
     name: str,
     model: Model,
@@ -43,6 +70,8 @@ async def measure(
     config: Evaluation,
     system: str | None,
     store: Store,
+    checker: Checker,
+    span_f1: float,
     seed: int,
     in_flight: int,
     draining: Callable[[], bool],
@@ -53,13 +82,14 @@ async def measure(
     missing = iter([question for question in questions if question.id not in have])
     done = len(have)
     tell(done, len(questions))
+    mark = Marking(name=name, checker=checker, span_f1=span_f1)
 
     async def work() -> None:
         nonlocal done
         for question in missing:
             if draining():
                 return
-            await store.record_attempts(await _attempts_or_failure(name, model, question, config, system, seed, store))
+            await store.record_attempts(await _attempts_or_failure(mark, model, question, config, system, seed, store))
             done += 1
             tell(done, len(questions))
 
@@ -69,25 +99,25 @@ async def measure(
 
 
 async def _attempts_or_failure(
-    name: str, model: Model, question: Question, config: Evaluation, system: str | None, seed: int, store: Store
+    mark: Marking, model: Model, question: Question, config: Evaluation, system: str | None, seed: int, store: Store
 ) -> list[Attempt]:
     """The answers; a question that the engine cannot answer is a Failure row and counts as answered wrongly."""
     try:
-        return await _attempts(name, model, question, config, system, seed)
+        return await _attempts(mark, model, question, config, system, seed)
     except Broken:
         raise
     except EngineError as error:
         kind, message = type(error).__name__, str(error)
-        failure_id = content_id("failure", name, question.id, kind, message)
+        failure_id = content_id("failure", mark.name, question.id, kind, message)
         await store.record_failure(
-            Failure(id=failure_id, where=f"evaluate {name}", kind=kind, message=message, tries=1, subject=question.id)
+            Failure(id=failure_id, where=f"evaluate {mark.name}", kind=kind, message=message, tries=1, subject=question.id)
         )
         nothing = Completion(text="", finish="end", stop=None, usage=Usage())
-        return [_attempt(name, question, sample, nothing) for sample in range(1 + config.samples)]
+        return [await mark.attempt(question, sample, nothing) for sample in range(1 + config.samples)]
 
 
 async def _attempts(
-    name: str, model: Model, question: Question, config: Evaluation, system: str | None, seed: int
+    mark: Marking, model: Model, question: Question, config: Evaluation, system: str | None, seed: int
 ) -> list[Attempt]:
     """The greedy answer and the sampled ones, of one question."""
     prompt = prompts.answer(question, system)
@@ -104,24 +134,7 @@ async def _attempts(
         greedy = group.create_task(asked(1, 0.0, 1.0))
         sampled = group.create_task(asked(config.samples, config.temperature, config.top_p))
     completions = [*greedy.result(), *sampled.result()]
-    return [_attempt(name, question, sample, completion) for sample, completion in enumerate(completions)]
-
-
-def _attempt(name: str, question: Question, sample: int, completion: Completion) -> Attempt:
-    conclusion = completion.text.rpartition("</think>")[2]
-    answer = extract(conclusion, question.kind, question.choices)
-    return Attempt(
-        id=content_id("attempt", name, question.id, sample),
-        model=name,
-        question=question.id,
-        sample=sample,
-        text=completion.text,
-        answer=answer,
-        correct=answer is not None
-        and question.answer is not None
-        and same_answer(answer, question.answer, question.kind, question.choices),
-        usage=completion.usage,
-    )
+    return [await mark.attempt(question, sample, completion) for sample, completion in enumerate(completions)]
 
 
 def accuracy(attempts: Sequence[Attempt], *, sampled: bool) -> Accuracy | None:

@@ -72,7 +72,7 @@ def read_mathematics(answer: str) -> Mathematics | None:
         return quantity
     if len(answer) <= LONGEST:
         try:
-            return _structure(_undressed(answer))
+            return _structure(undressed(answer))
         except (NotPlain, RecursionError):
             pass
     return Words(_BESIDE_SIGN.sub(r"\1", text)) if text else None
@@ -167,7 +167,7 @@ _TWINS = str.maketrans({character: latex for latex, characters in _TWIN.items() 
 _UNDRESSING = [
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?|\\displaystyle"), " "),
     (re.compile(r"(?<=[0-9])(?:\{,\}|\\,|\\!)(?=[0-9]{3}(?![0-9]))"), ""),
-    (re.compile(r"\\[,;:! ]|~|\\q?quad(?![a-zA-Z])"), " "),
+    (re.compile(r"(?<!\\)\\[,;:! ]|~|\\q?quad(?![a-zA-Z])"), " "),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\frac ?([0-9])([0-9])(?![0-9])"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\log ?_ ?(?:\{([^{}]*)\}|([0-9a-z])) ?([0-9]+|[a-z])(?![0-9a-z])"), r"\\log_{\1\2}(\3)"),
@@ -176,12 +176,15 @@ _UNDRESSING = [
 ]
 _WRAPPINGS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")]
 _GROUPED = re.compile(r"(?<![0-9.,(\[{])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+_UNITS = re.compile(r"(?: |\\text ?\{ ?)(?:square |cubic )?units?\}?$")
 _UNIT = re.compile(r"(?:\\(?:text|mathrm) ?\{ ?([a-z]+)\.? ?\}| ([a-z]{2,}))$")
 
 
-def _undressed(answer: str) -> str:
+def undressed(answer: str) -> str:
     """Take off what stands round and inside an expression without changing it."""
     text = unbox(answer.strip()).translate(_TWINS).strip().removesuffix(".")
+    if text.startswith("$") and text.count("$") == 2 and not text.endswith("$"):  # "$2\\pi$ meters"
+        text = text.replace("$", "")
     for _ in range(3):
         for opening, closing in _WRAPPINGS:
             if len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing):
@@ -216,8 +219,9 @@ def _structure(text: str) -> Mathematics:
     if matrix := _MATRIX.fullmatch(text):
         rows = [row for row in matrix[2].split(r"\\") if row.strip()]
         return Listing("rows", tuple(Listing("row", tuple(map(_item, row.split("&")))) for row in rows))
+    text = _GROUPED.sub(lambda number: number[0].replace(",", ""), text)
     for separator, brackets in ((r"\cup", "or"), (",", "{}")):
-        parts = _split(_GROUPED.sub(lambda number: number[0].replace(",", ""), text), separator)
+        parts = _split(text, separator)
         if len(parts) > 1:
             items = [_item(part) for part in parts]
             return Listing(brackets, tuple(each for item in items for each in _both(item)))
@@ -241,7 +245,10 @@ def _enclosed(text: str) -> Listing | None:
     inner = text[2:-2] if braces else text[1:-1]
     if not braces and (text[:1] not in _OPENING or text[-1:] not in _CLOSING or len(text) < 2):
         return None
-    parts = _split(inner, ",")
+    try:
+        parts = _split(inner, ",")
+    except NotPlain:  # "(x - 1)(x + 2)"
+        return None
     if len(parts) < 2 and not braces:
         return None
     pair = "{}" if braces else text[0] + text[-1]
@@ -287,9 +294,14 @@ def _link(left: str, sign: tuple[Sign, bool], right: str) -> Relation:
 
 def _measured(text: str) -> Mathematics:
     """One scalar, with the measure behind it; plus-or-minus stands for two."""
-    measure = ""
+    measure, text = "", _UNITS.sub("", text)
     if (unit := _UNIT.search(text)) and (measure := MEASURE.get(unit[1] or unit[2], "")):
         text = text[: unit.start()]
     if text.count(r"\pm") == 1:
-        return Listing("{}", tuple(Expression(scalar(text.replace(r"\pm", sign)), measure) for sign in "+-"))
+        return Listing("{}", tuple(_signed(text.replace(r"\pm", sign), measure) for sign in "+-"))
     return Expression(scalar(text), measure)
+
+
+def _signed(text: str, measure: str) -> Quantity | Expression:
+    number = read(text.replace(" ", "").removeprefix("+"))
+    return Quantity(number.value, measure) if number else Expression(scalar(text), measure)

@@ -2,7 +2,8 @@
 
 Invariant: `question` returns a complete question, whose answer is of its kind, or raises `BadValue` with one short reason.
 Numbers are kept exactly, written plainly ("145.0" is "145", "1,080" is "1080"); the answer of a choice question is a letter;
-that of a boolean one is yes or no. Not covered: where rows come from (`rows`).
+that of a boolean one is yes or no, of entailment a label; several spans are a list in JSON.
+Not covered: where rows come from (`rows`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from configs.schema import File
 from orchestrator.choices import letter_at, read_letter
 from orchestrator.quantities import read
 from orchestrator.rows import Row
-from orchestrator.verdicts import read_verdict
+from orchestrator.spans import listed, read_span
+from orchestrator.verdicts import LABELS, read_label, read_verdict
 from store.types import Kind, Question, content_id
 
 MOST_CHOICES = 26
@@ -44,6 +46,7 @@ class Parts(NamedTuple):
     kind: Kind
     choices: tuple[str, ...] = ()
     context: str | None = None
+    aliases: tuple[str, ...] = ()
 
 
 def question(row: Row, source: File) -> Question:
@@ -63,6 +66,7 @@ def question(row: Row, source: File) -> Question:
         case "fields":
             parts = _fields(columns, source)
     identity = (parts.text, parts.answer, parts.kind, parts.choices, *((parts.context,) if parts.context else ()))
+    identity += (parts.aliases,) if parts.aliases else ()
     try:
         identifier = content_id("question", *identity)
     except UnicodeEncodeError as error:
@@ -158,6 +162,69 @@ def _letter(value: object, choices: tuple[str, ...]) -> str:
     return letter
 
 
+def _label(value: object) -> str:
+    """Return the label of an answer that is one, or its number as data sets count them: 0, 1, 2."""
+    number = value.strip() if isinstance(value, str) else str(value) if isinstance(value, int) else ""
+    if not isinstance(value, bool) and number in ("0", "1", "2"):
+        return LABELS[int(number)]
+    label = read_label(value) if isinstance(value, str) else None
+    if label is None:
+        raise BadValue(f"answer: not entailment, neutral or contradiction (0, 1, 2) but {_shown(value)}")
+    return label
+
+
+def _span(value: object) -> str:
+    """Return words or a number as text; several of them as a list in JSON."""
+    if isinstance(value, list):
+        several = [_span(each) for each in value if not isinstance(each, list)]
+        if not several or len(several) < len(value):
+            raise BadValue(f"answer: not a list of texts but {_shown(value)}")
+        return several[0] if len(several) == 1 else json.dumps(several, ensure_ascii=False)
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
+        raise BadValue(f"answer: not text, a number or a list of these but {_shown(value)}")
+    text = value.strip() if isinstance(value, str) else _plain(value)
+    if read_span(text) is None:
+        raise BadValue("answer: empty" if not text else f"answer: no words in {_shown(value)}")
+    return text
+
+
+def _open(value: object) -> str | None:
+    """Return any text; none will do."""
+    if value is None or isinstance(value, str):
+        return (value or "").strip() or None
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        raise BadValue(f"answer: not text but {_shown(value)}")
+    return _plain(value)
+
+
+def _answer(value: object, kind: Kind, choices: tuple[str, ...]) -> str | None:
+    """Return an answer of a kind. Raises `BadValue`."""
+    match kind:
+        case "math":
+            return _number(value)
+        case "choice":
+            return _letter(value, choices)
+        case "boolean":
+            return _verdict(value)
+        case "entailment":
+            return _label(value)
+        case "span":
+            return _span(value)
+        case "open":
+            return _open(value)
+
+
+def _aliases(value: object, name: str, kind: Kind, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the other answers of a column: a list, a list as JSON text, or nothing."""
+    if value is None or value == "":
+        return ()
+    others = listed(value) if isinstance(value, str) else value
+    if not isinstance(others, list):
+        raise BadValue(f"{name}: not a list but {_shown(value)}")
+    answers = (_answer(other, kind, choices) for other in others)
+    return tuple(answer for answer in answers if answer is not None)
+
+
 def _after_hashes(answer: str) -> str:
     _, hashes, number = answer.rpartition("####")
     if not hashes:
@@ -194,11 +261,10 @@ def _fields(columns: Mapping[str, Any], source: File) -> Parts:
     if context is not None and not isinstance(context, str):
         raise BadValue(f"{fields.context}: not text but {_shown(context)}")
     choices = _choices(columns, fields.choices, text) if kind == "choice" else ()
-    answer = None
-    if fields.answer:
-        value = column(columns, fields.answer)
-        answer = _number(value) if kind == "math" else _verdict(value) if kind == "boolean" else _letter(value, choices)
-    return Parts(text, answer, kind, choices, context.strip() or None if context else None)
+    answer = _answer(column(columns, fields.answer), kind, choices) if fields.answer else None
+    aliases = _aliases(column(columns, fields.aliases), fields.aliases, kind, choices) if fields.aliases else ()
+    others = tuple(alias for alias in dict.fromkeys(aliases) if alias != answer)
+    return Parts(text, answer, kind, choices, context.strip() or None if context else None, others)
 
 
 def _choices(columns: Mapping[str, Any], name: str | None, text: str) -> tuple[str, ...]:

@@ -125,8 +125,8 @@ def tidy(text: str) -> str:
         text = pattern.sub(replacement, text)
     text = " ".join(text.split())
     text = text.removesuffix(".") if not text.endswith("..") else text
-    left, _, right = text.partition("=")
-    return (right if len(left.strip()) == 1 and left.strip().isalpha() and "=" not in right else text).strip()
+    left, equals, right = text.partition("=")
+    return (right if equals and len(left.strip()) == 1 and left.strip().isalpha() and "=" not in right else text).strip()
 
 
 def read(text: str) -> Quantity | None:

@@ -18,6 +18,7 @@ from configs import schema
 from configs.engines import TransformersEngine
 from configs.load import identity
 from configs.schema import Evaluation, RunConfig
+from orchestrator.checker import open_checker
 from orchestrator.daemon import Draining
 from orchestrator.evaluate import measure
 from orchestrator.folder import Folder, write_whole
@@ -90,7 +91,7 @@ class Students:
         have = {attempt.question for attempt in await self.store.attempts(name)}
         if have.issuperset(question.id for question in questions):
             return
-        async with open_model(name, engine_of(self.config, student), adapter) as model:
+        async with open_model(name, engine_of(self.config, student), adapter) as model, open_checker() as checker:
             await measure(
                 name,
                 model,
@@ -98,6 +99,8 @@ class Students:
                 config=evaluation,
                 system=student.system,
                 store=self.store,
+                checker=checker,
+                span_f1=self.config.span_f1,
                 seed=self.config.seed,
                 in_flight=self.config.limits.evaluations,
                 draining=self.draining,
