@@ -29,7 +29,7 @@ from typing import Any
 from machine import device
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from agents.embedder import WORD, open_embedder
+from agents.embedder import open_embedder
 from configs.sift import Consensus
 from orchestrator.consensus import ConsensusGraph
 from store.types import Trajectory, Usage
@@ -85,7 +85,7 @@ async def joined(batches: Sequence[Sequence[Trajectory]]) -> list[float]:
 def limit(trajectories: Sequence[Trajectory]) -> float:
     """Seconds of the matrix alone."""
     begun = time.perf_counter()
-    rows = TfidfVectorizer(token_pattern=WORD, sublinear_tf=True).fit_transform([each.text for each in trajectories])
+    rows = TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True).fit_transform([each.text for each in trajectories])
     (rows @ rows.T).toarray()
     return time.perf_counter() - begun
 

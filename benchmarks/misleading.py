@@ -2,15 +2,17 @@
 
 Every teacher samples whole traces; those with the gold answer pass the answer check. One of them is truly misleading when a step
 of its chain is wrong or missing. Flagged are those with a centrality below `min_centrality` and no neighbour above
-`min_similarity`. Thresholds are chosen on training questions (the best F1), test questions are asked once.
+`min_similarity`. Thresholds are chosen on training questions: the best F0.5, since a sound one that is flagged costs more than a
+lucky one that is not, on average over the first three of these; test questions are asked once.
 
     natural      what the teachers wrote
+    merged       the same, where equal texts are one trajectory of all their teachers, as search keeps them
+    unanimous    the same without the trajectories of other answers, as on questions that are easy for everyone
     another's    so large a share of the sound traces got the reasoning of another question's sound trace
     corrupted    so large a share of them is wrong in the middle, and right again by a second error
-    merged       natural, where equal texts are one trajectory of all their teachers, as search keeps them
 
     base         share of the accepted that are truly misleading: what flagging at random is right by
-    precision    of the flagged; recall: of the truly misleading; F1; 95% intervals, bootstrap over questions
+    precision    of the flagged; recall: of the truly misleading; F1, of both; 95% intervals, bootstrap over questions
     AUC          how well a number alone tells sound from misleading: the chance that it is higher for the sound one
 
     python benchmarks/misleading.py [--training 300] [--questions 200] [--seeds 1 2 3] [--num 4 8] [--traces FOLDER] [--json FILE]
@@ -39,8 +41,9 @@ from sklearn.metrics import roc_auc_score
 from configs.sift import Consensus as Config
 from orchestrator.consensus import is_lone
 
-CENTRALITIES = (0.25, 0.5, 0.75, 1.0, math.inf)
+CENTRALITIES = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, math.inf)
 SIMILARITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+CHOSEN_ON = ("natural", "merged", "unanimous")
 RATES = (0.1, 0.3, 0.5)
 RESAMPLES = 1000
 
@@ -135,7 +138,8 @@ def ratios(sums: np.ndarray) -> np.ndarray:
 def bounds(counts: np.ndarray) -> np.ndarray:
     """95% interval of each ratio [2, 5]."""
     draws = np.random.default_rng(0).integers(0, len(counts), size=(RESAMPLES, len(counts)))
-    return np.nanquantile(ratios(counts[draws].sum(axis=1)), [0.025, 0.975], axis=0)
+    drawn = np.nan_to_num(ratios(counts[draws].sum(axis=1)))  # where nothing is flagged, nothing of it is right
+    return np.quantile(drawn, [0.025, 0.975], axis=0)
 
 
 def thresholds(at: Thresholds) -> Callable[[Accepted], bool]:
@@ -144,10 +148,16 @@ def thresholds(at: Thresholds) -> Callable[[Accepted], bool]:
     return lambda each: is_lone(each.centrality, each.nearest, config)
 
 
-def best(questions: Sequence[Question]) -> Thresholds:
-    """Of the best F1; of equals the lowest."""
-    grid = [(centrality, similarity) for centrality in CENTRALITIES for similarity in SIMILARITIES]
-    return max(grid, key=lambda at: (float(ratios(counted(questions, thresholds(at)).sum(axis=0))[3]), -at[0], -at[1]))
+def weighed(questions: Sequence[Question], at: Thresholds) -> float:
+    """F0.5 at these thresholds; 0 where nothing is flagged."""
+    hits, flagged, misleading, _ = counted(questions, thresholds(at)).sum(axis=0)
+    return float(1.25 * hits / (flagged + 0.25 * misleading))
+
+
+def best(several: Sequence[Sequence[Question]]) -> Thresholds:
+    """Of the best F0.5 on average; of equals the lowest."""
+    pairs = [(centrality, similarity) for centrality in CENTRALITIES for similarity in SIMILARITIES]
+    return max(pairs, key=lambda at: (sum(weighed(each, at) for each in several), -at[0], -at[1]))
 
 
 def auc(questions: Sequence[Question]) -> dict[str, float]:
@@ -191,11 +201,16 @@ def grid(questions: Sequence[Question], column: int) -> list[str]:
 def variants(questions: Sequence[Sampled], num: int) -> dict[str, list[Question]]:
     """Everything that is looked at."""
     another = from_another(questions)
-    found = {"natural": accepted(questions, num)}
+    unanimous = [replace(each, traces=tuple(trace for trace in each.traces if trace.right)) for each in questions]
+    found = {
+        "natural": accepted(questions, num),
+        "merged": accepted(questions, num, merged=True),
+        "unanimous": accepted(unanimous, num),
+    }
     for rate in RATES:
         found[f"another's, {rate:.0%}"] = accepted(injected(questions, rate, another), num)
         found[f"corrupted, {rate:.0%}"] = accepted(injected(questions, rate, by_errors), num)
-    return found | {"merged": accepted(questions, num, merged=True)}
+    return found
 
 
 def main() -> None:
@@ -221,25 +236,25 @@ def main() -> None:
     ]
     figures: dict[str, Any] = {}
     print(f"{device()}; {options.training} training questions; {options.questions} test questions for each of {options.seeds}")
+    trained = {num: variants(training, num) for num in options.num}
+    chosen = best([trained[num][name] for num in options.num for name in CHOSEN_ON])
+    for num, name in ((num, name) for num in options.num for name in CHOSEN_ON):
+        for column, ratio in ((1, "precision"), (2, "recall")):
+            print(f"\n{ratio}, {name}, training questions, {num} traces of each teacher")
+            print("\n".join(grid(trained[num][name], column)))
+    print(f"\nchosen on them: min_centrality {chosen[0]}, min_similarity {chosen[1]}")
+    ways: dict[str, Callable[[Accepted], bool]] = {
+        f"{chosen[0]:g}, {chosen[1]:g}": thresholds(chosen),
+        f"1, {chosen[1]:g}": thresholds((1.0, chosen[1])),
+        "0.5, 0.5": thresholds((0.5, 0.5)),
+        "alone with its answer": lambda each: each.alone,
+    }
     for num in options.num:
-        trained, tested = variants(training, num), variants(test, num)
-        chosen = best(trained["natural"])
-        for column, name in ((1, "precision"), (2, "recall"), (3, "F1")):
-            print(f"\n{name}, natural, training questions, {num} traces of each teacher")
-            print("\n".join(grid(trained["natural"], column)))
-        print(f"\nchosen on them: min_centrality {chosen[0]}, min_similarity {chosen[1]}\n{HEAD}")
-        ways: dict[str, Callable[[Accepted], bool]] = {
-            f"{chosen[0]:g}, {chosen[1]:g} (chosen)": thresholds(chosen),
-            "0.5, 0.5": thresholds((0.5, 0.5)),
-            "alone with its answer": lambda each: each.alone,
-            "all": lambda _: True,
-        }
-        for variant, found in tested.items():
-            print(f"{variant}, test, AUC " + ", ".join(f"{name} {value:.2f}" for name, value in auc(found).items()))
-            own = best(trained[variant])
-            for name, flags in (ways | {f"{own[0]:g}, {own[1]:g} (best for this, in training)": thresholds(own)}).items():
-                line, row = told(f"  {name}", found, flags)
-                figures[f"{num}, {variant}, {name}"] = row
+        print(f"\n{f'test questions, {num} traces of each teacher':44}{HEAD[44:]}")
+        for variant, found in variants(test, num).items():
+            print(f"{variant}; AUC " + ", ".join(f"{name} {value:.2f}" for name, value in auc(found).items()))
+            for name, flags in ways.items():
+                line, figures[f"{num}, {variant}, {name}"] = told(f"  {name}", found, flags)
                 print(line)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
