@@ -1,11 +1,11 @@
 """How alike texts are, by any sentence-transformers model, or by TF-IDF over the texts themselves.
 
 Similarity is the cosine of two texts' vectors, cut to [0, 1]; a text is as like to itself as can be, and one without any token
-is like to none, itself included. TF-IDF counts single words and numbers, single digits too: what makes two reasonings differ is
-mostly a number, and word pairs part what says the same in two phrasings (right by luck against sound, on the proving ground's
-training questions, by the nearest of the same answer: AUC .89, with pairs .88, with scikit-learn's own words of two letters
-and more .85). Counts are damped (1 + log), or the word that every step repeats would decide. IDF is that of the distinct texts
-at hand, so similarities move as texts arrive.
+is like to none, itself included. TF-IDF counts single words and numbers, single digits too. A number weighs twice a word: words
+are a teacher's voice, numbers its reasoning. Counts are damped (1 + log), or the word that every step repeats would decide. IDF
+is that of the distinct texts at hand, so similarities move as texts arrive. On the proving ground's training questions the
+nearest of the same answer tells sound from lucky with an AUC of .89 (with equal weights .87, with pairs of words beside them
+less), and where equal texts are merged of .63 to .73 (.56 to .62).
 
 Invariant: what two texts get depends on which texts there are, never on their order, on how often each is there, nor on when they
 came; one text is read by the model once, as long as it is among the last `KEPT`. Nothing blocks the event loop.
@@ -34,7 +34,8 @@ from configs.sift import Consensus
 KEPT = 2048
 """Texts whose vectors are remembered."""
 TFIDF = "tf-idf"
-WORD = r"(?u)\w+"
+WORDS, NUMBERS = r"[^\W\d]\w*", r"\d+(?:[.,]\d+)*"
+NUMBER_WEIGHT = 2.0
 BUCKETS = 2**20
 """Words are counted by their hash: columns then need no dictionary that grows with what came first."""
 
@@ -130,33 +131,39 @@ class Words:
     """TF-IDF; each text is counted once. scikit-learn takes a second to import, and comes with the first two texts."""
 
     def __init__(self) -> None:
-        self._counts: Remembered[Any] = Remembered(lambda text: self._counter.transform([text]))
+        self._counts: Remembered[Any] = Remembered(lambda text: self._counter(text))
 
     @cached_property
-    def _counter(self) -> Any:
+    def _counter(self) -> Callable[[str], Any]:
+        from scipy.sparse import hstack
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        return HashingVectorizer(
-            token_pattern=WORD,
-            n_features=BUCKETS,
-            alternate_sign=False,
-            norm=None,  # pyright: ignore[reportArgumentType] - documented, and missing in scikit-learn's signature
+        words, numbers = (
+            HashingVectorizer(
+                token_pattern=pattern,
+                n_features=BUCKETS,
+                alternate_sign=False,
+                norm=None,  # pyright: ignore[reportArgumentType] - documented, and missing in scikit-learn's signature
+            )
+            for pattern in (WORDS, NUMBERS)
         )
+        return lambda text: hstack([words.transform([text]), numbers.transform([text])], format="csr")
 
     def cosines(self, texts: Sequence[str]) -> np.ndarray:
         """Of each two; IDF is counted over these texts."""
         if len(texts) == 1:
-            return np.array([[float(re.search(WORD, texts[0]) is not None)]])
+            return np.array([[float(re.search(WORDS, texts[0]) is not None)]])
         from scipy.sparse import csr_array, vstack
-        from sklearn.feature_extraction.text import TfidfTransformer
 
+        size = len(texts)
         counts = csr_array(vstack(self._counts.of(texts)))
-        used, columns = np.unique(counts.indices, return_inverse=True)
-        if used.size == 0:
-            return np.zeros((len(texts), len(texts)))
-        narrow = csr_array((counts.data, columns, counts.indptr), shape=(len(texts), used.size))
-        weights = csr_array(TfidfTransformer(sublinear_tf=True).fit_transform(narrow))
-        return (weights @ weights.T).toarray()
+        used, columns, num_texts = np.unique(counts.indices, return_inverse=True, return_counts=True)
+        weight = (np.log((1 + size) / (1 + num_texts)) + 1) * np.where(used < BUCKETS, 1.0, NUMBER_WEIGHT)
+        values = (1 + np.log(counts.data)) * weight[columns]
+        rows = np.repeat(np.arange(size), np.diff(counts.indptr))
+        lengths = np.sqrt(np.bincount(rows, values**2, minlength=size))
+        unit = csr_array((values / lengths[rows], columns, counts.indptr), shape=(size, used.size))
+        return (unit @ unit.T).toarray()
 
 
 class Sentences:

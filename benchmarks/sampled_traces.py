@@ -1,4 +1,4 @@
-"""Whole traces of the proving ground's teachers, sampled through the system's engine and marked step by step.
+"""Whole traces of the proving ground's teachers, sampled through the system's engine, marked step by step, and as a consensus.
 
 Invariant: which traces there are depends on the set, the questions, the seed and the teacher alone; nothing is selected, merged
 or dropped: two draws of the same text are two trajectories, as two votes are. Not covered: what is measured on them.
@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from proving_ground import Ground
-from proving_ground.language import VOICES, Problem
+from proving_ground.language import VOICES, Problem, slip
 from proving_ground.measure import ASKING, opened, question, right_answer
+from proving_ground.rows import steps
 
 from agents import prompts
+from agents.embedder import open_embedder
 from agents.engines.base import Engine, together
-from orchestrator.answers import extract
-from store.types import Trajectory, Usage, content_id
+from configs.sift import Consensus as Config
+from orchestrator.answers import extract, same_answer
+from orchestrator.consensus import ConsensusGraph
+from store.types import Consensus, Trajectory, Usage, content_id
 
 TEMPERATURE = 0.6
 MAX_TOKENS = 320
@@ -45,9 +51,12 @@ class Trace:
 class Sampled:
     """A question with all of its traces."""
 
-    id: str
-    gold: str
+    problem: Problem
     traces: tuple[Trace, ...]
+
+    def drawn(self, num: int) -> list[Trace]:
+        """The first `num` samples of each teacher; the greedy ones are none."""
+        return [trace for trace in self.traces if 0 < trace.draw <= num]
 
 
 def bodies(text: str) -> list[str]:
@@ -95,7 +104,7 @@ async def _sample(ground: Ground, problems: Sequence[Problem], seed: int, num: i
         found = await together(asked)
     by_teacher = [found[at : at + len(problems)] for at in range(0, len(found), len(problems))]
     return [
-        Sampled(id=problem.key, gold=str(problem.answer), traces=tuple(trace for traces in of_each for trace in traces))
+        Sampled(problem=problem, traces=tuple(trace for traces in of_each for trace in traces))
         for problem, *of_each in zip(problems, *by_teacher, strict=True)
     ]
 
@@ -104,25 +113,51 @@ def sampled(ground: Ground, name: str, *, count: int, skip: int, seed: int, num:
     """`num` traces of each teacher and a greedy one, for `count` questions of the set `name`; kept in `folder`."""
     identity = content_id(name, count, skip, seed, num, TEMPERATURE, sorted(path.name for path in ground.teachers.values()))
     file = folder / f"traces-{identity[:16]}.json"
+    problems = ground.problems(name)[skip : skip + count]
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        made = asyncio.run(_sample(ground, ground.problems(name)[skip : skip + count], seed, num))
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps([asdict(each) for each in made]), encoding="utf-8")
+        made = asyncio.run(_sample(ground, problems, seed, num))
+        part = file.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps([[asdict(trace) for trace in each.traces] for each in made]), encoding="utf-8")
         part.rename(file)
+    kept = json.loads(file.read_text(encoding="utf-8"))
     return [
-        Sampled(id=each["id"], gold=each["gold"], traces=tuple(Trace(**trace) for trace in each["traces"]))
-        for each in json.loads(file.read_text(encoding="utf-8"))
+        Sampled(problem=problem, traces=tuple(Trace(**trace) for trace in traces))
+        for problem, traces in zip(problems, kept, strict=True)
     ]
 
 
-def trajectory(question_id: str, trace: Trace) -> Trajectory:
-    """The trace as the system keeps one."""
+def corrupted(chance: random.Random, problem: Problem, trace: Trace) -> Trace:
+    """The sound `trace`, wrong from some step on and right again in the last one, by a second error; its wording stays."""
+    before = [problem.start, *problem.values[:-1]]
+    each = zip(problem.operations, before, problem.values, bodies(trace.text), strict=True)
+    voices = [next(v for v in range(VOICES) if operation.told(x, y, v) == body) for operation, x, y, body in each]
+    wrong_at = chance.randrange(len(voices) - 1)
+    told, x = [], problem.start
+    for place, operation in enumerate(problem.operations):
+        x = operation.apply(x)
+        x = slip(chance, x) if place == wrong_at else x
+        told.append(x)
+    text = "\n".join(steps(problem, [*told[:-1], problem.answer], voices))
+    return replace(trace, text=text, sound=is_sound(problem, text))
+
+
+def trajectories(traces: Iterable[Trace], *, merged: bool = False) -> dict[str, tuple[Trajectory, Trace]]:
+    """The traces of one question as the system keeps them, by id; `merged`: equal ones are one, of all their teachers."""
+    found: dict[str, tuple[Trajectory, Trace]] = {}
+    for trace in traces:
+        key = content_id(trace.text, trace.conclusion, *(() if merged else (trace.teacher, trace.draw)))
+        teachers = {trace.teacher, *(found[key][0].teachers if key in found else ())}
+        found[key] = (_trajectory(key, trace, tuple(sorted(teachers))), trace)
+    return found
+
+
+def _trajectory(key: str, trace: Trace, teachers: tuple[str, ...]) -> Trajectory:
     return Trajectory(
-        id=content_id("trace", question_id, trace.teacher, trace.draw),
-        question=question_id,
+        id=key,
+        question="q",
         nodes=(),
-        teachers=(trace.teacher,),
+        teachers=teachers,
         text=trace.text,
         conclusion=trace.conclusion,
         answer=trace.answer,
@@ -131,3 +166,24 @@ def trajectory(question_id: str, trace: Trace) -> Trajectory:
         best=False,
         usage=Usage(),
     )
+
+
+async def _groups(answers: Sequence[str]) -> list[int]:
+    return [
+        next(i for i, first in enumerate(answers) if answer == first or same_answer(answer, first, "math")) for answer in answers
+    ]
+
+
+def consensuses(questions: Sequence[Mapping[str, tuple[Trajectory, Trace]]]) -> list[Consensus]:
+    """That of each question, gold hidden: nothing is accepted."""
+
+    async def drawn() -> list[Consensus]:
+        found: list[Consensus] = []
+        async with open_embedder(Config()) as embedder:
+            for each in questions:
+                graph = ConsensusGraph("q", Config(), embedder, _groups)
+                await graph.add(trajectory for trajectory, _ in each.values())
+                found.append(graph.consensus())
+        return found
+
+    return asyncio.run(drawn())

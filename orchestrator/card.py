@@ -117,9 +117,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _metadata(config: RunConfig, figures: Figures) -> dict[str, Any]:
     """What the hub reads: no configured word but the run's name, whose letters are bounded, and a known licence."""
-    licence = hub_licence(
-        [*(t.licence for t in config.teachers), *(s.licence for s in config.questions if isinstance(s, File))]
-    )
+    licence = hub_licence([*(t.licence for t in config.teachers), *(s.licence for s in config.questions if isinstance(s, File))])
     files = [
         {
             "config_name": name,

@@ -2,8 +2,10 @@
 
     nodes        trajectories
     edges        cosine of two texts, times whether both give the same answer (1 or 0; no answer agrees with none)
-    centrality   weighted PageRank times the number of nodes: 1 is the average. Only weights relative to a node's others
-                 count: two that share an answer and little else are as central as two that are alike
+    centrality   weighted PageRank, 1 is the average. The question is a node too, with an edge of 1 to each trajectory [ours]:
+                 PageRank alone sees only how a node's edges compare with one another, so that two trajectories which share
+                 an answer by chance are as central as ten that reason alike. Right by luck against sound, on the proving
+                 ground's training questions: AUC .89 with it, .68 to .72 without
     leader       the answer with the most trajectories, among equals that of the most alike ones, then the first by alphabet
 
 `misleading`, right by luck: accepted, but of little centrality, and without a neighbour that reasons alike (methods part 4).
@@ -142,18 +144,20 @@ def edge_weights(similarities: np.ndarray, groups: Sequence[int | None]) -> np.n
 
 
 def centralities(edges: np.ndarray) -> np.ndarray:
-    """Weighted PageRank times the number of nodes [N]. Nodes without an edge hand their rank to all."""
-    import networkx as nx  # here, since it takes a while
-
+    """Weighted PageRank of the nodes and of their question, which has an edge of 1 to each; times N over the nodes' sum [N]."""
     size = len(edges)
     if not edges.any():
         return np.ones(size)
+    import networkx as nx  # here, since it takes a while
+
+    rows, columns = np.nonzero(np.triu(edges, 1))
     graph = nx.Graph()
     graph.add_nodes_from(range(size))
-    rows, columns = np.nonzero(np.triu(edges, 1))
     graph.add_weighted_edges_from(zip(rows.tolist(), columns.tolist(), edges[rows, columns].tolist(), strict=True))
-    ranks: Mapping[int, float] = nx.pagerank(graph, max_iter=300, tol=1e-12)  # an iteration leaves .85 of the error
-    return np.array([ranks[node] * size for node in range(size)]).round(DIGITS)
+    graph.add_weighted_edges_from((node, "question", 1.0) for node in range(size))
+    ranked = nx.pagerank(graph, max_iter=300, tol=1e-12)  # an iteration leaves .85 of the error
+    ranks = np.array([ranked[node] for node in range(size)])
+    return (ranks * (size / ranks.sum())).round(DIGITS)
 
 
 def strength(edges: np.ndarray) -> float:
