@@ -1,7 +1,7 @@
 """The questions of every source, into the store.
 
 Invariant: a row that is no question is counted and named, and stops nothing; a configuration that yields no question at all is a
-mistake. Questions without a gold answer are told of, as they are aimed at a consensus. Not covered: reading files (`questions.py`).
+mistake. Questions without a gold answer are told of: they are aimed at a consensus. Not covered: reading files (`questions.py`).
 """
 
 from __future__ import annotations
