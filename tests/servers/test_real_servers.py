@@ -81,6 +81,7 @@ def test_what_the_engine_promises_holds_on_a_real_server(kind: str, monkeypatch:
         await scoring(engine, right)
         await stopping(engine)
         await sampling(engine, seeds=kind == "vllm")
+        await structuring(engine)
         await refusing(engine, url)
         await cancelling(engine)
 
@@ -96,6 +97,22 @@ async def scoring(engine: Engine, right: dict[Prompt, AnswerLogprobs]) -> None:
             assert max(abs(a - b) for a, b in pairs) < 0.5, pairs
             assert abs(math.fsum(a - b for a, b in pairs) / len(pairs)) < 0.1, pairs
         assert prompt is FRANCE or scored.usage.cached > 0.8 * scored.usage.prompt
+
+
+async def structuring(engine: Engine) -> None:
+    """An answer is held to its JSON schema, whatever the model would rather say; also as a stream."""
+    schema = {
+        "type": "object",
+        "properties": {"reason": {"type": "string", "maxLength": 40}, "ruling": {"enum": ["VALID", "INVALID"]}},
+        "required": ["reason", "ruling"],
+        "additionalProperties": False,
+    }
+    assert engine.capabilities.structures
+    prompt = Prompt(messages=(Message(role="user", content="Tell a tale of a fox."),), schema=json.dumps(schema))
+    for max_tokens in (120, 300):
+        (told,) = await engine.generate(prompt, max_tokens=max_tokens, temperature=0.0)
+        assert told.finish == "end", told
+        assert json.loads(told.text)["ruling"] in ("VALID", "INVALID")
 
 
 async def stopping(engine: Engine) -> None:
