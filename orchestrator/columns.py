@@ -10,7 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
-Format = Literal["messages", "sharegpt", "alpaca", "preferences", "pairs", "nodes", "trajectories", "parquet", "dataset"]
+Format = Literal[
+    *(
+        "messages",
+        "sharegpt",
+        "alpaca",
+        "preferences",
+        "pairs",
+        "nodes",
+        "trajectories",
+        "graphs",
+        "graphml",
+        "parquet",
+        "dataset",
+    )
+]
 FORMATS: tuple[Format, ...] = get_args(Format)
 WITH_BEST: tuple[Format, ...] = ("messages", "sharegpt", "alpaca", "parquet", "dataset")
 """Formats whose rows are accepted trajectories, so that only the best of each question can be asked for."""

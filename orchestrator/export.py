@@ -8,6 +8,8 @@
     pairs         JSONL, one pair of whole trajectories of a question a line: an accepted one, a wrong or unsound one
     nodes         JSONL, one step that was ever proposed a line: by whom, its score, what became of it and why, what it cost
     trajectories  JSONL, every trajectory in the form of `messages`, accepted or not, with its verdict
+    graphs        JSONL, the consensus graph of one question a line, as networkx's node-link data
+    graphml       the same graphs as one GraphML file, for graph editors
     dataset       a folder that `datasets.load_dataset` and the hub understand, with a card (`dataset.py`)
 
 Invariant: a file is there whole or not at all, and every line is one row, whatever is in its texts.
@@ -43,7 +45,7 @@ def system_of(config: RunConfig) -> str | None:
 
 def place(folder: Folder, form: Format, to: str | None) -> Path:
     """Where an export goes. Raises `ConfigError` where something else lies that it must not replace."""
-    names = {"parquet": "messages.parquet", "dataset": "dataset"}
+    names = {"parquet": "messages.parquet", "dataset": "dataset", "graphml": "graphs.graphml"}
     path = folder.exported(names.get(form, f"{form}.jsonl")) if to is None else Path(to).absolute()
     if path.is_symlink():
         path = path.resolve()
@@ -73,8 +75,10 @@ async def export(store: Store, config: RunConfig, form: Format, path: Path, *, b
             async for judged in pages.trajectories(store, accepted_only=True, best_only=best_only):
                 file.write(messages_row(judged, system))
         return f"{file.num_rows} trajectories"
+    if form == "graphml":
+        return await _write_graphml(store, path)
     written = await _write_lines(path, _rows(store, config, form, system, best_only))
-    return f"{written} {form if form in ('preferences', 'pairs', 'nodes') else 'trajectories'}"
+    return f"{written} {form if form in ('preferences', 'pairs', 'nodes', 'graphs') else 'trajectories'}"
 
 
 async def export_messages(store: Store, path: Path, *, system: str | None = None) -> int:
@@ -92,6 +96,11 @@ async def _rows(store: Store, config: RunConfig, form: Format, system: str | Non
             async for tree in pages.trees(store, settled_only=True):
                 for preference in preferences(tree):
                     yield preference_row(tree, preference, system, config.search.segmentation)
+        case "graphs":
+            from orchestrator.graphs import node_link, to_graph
+
+            async for consensus, judged in pages.consensuses(store):
+                yield node_link(to_graph(consensus, judged))
         case "pairs":
             async for together in pages.by_question(store):
                 for pair in paired(together):
@@ -100,6 +109,15 @@ async def _rows(store: Store, config: RunConfig, form: Format, system: str | Non
             shape = {"sharegpt": sharegpt_row, "alpaca": alpaca_row}.get(form, messages_row)
             async for judged in pages.trajectories(store, accepted_only=form != "trajectories", best_only=best_only):
                 yield shape(judged, system)
+
+
+async def _write_graphml(store: Store, path: Path) -> str:
+    from orchestrator.graphs import graphml, to_graph, together  # networkx takes a while to import
+
+    graphs = [to_graph(consensus, judged) async for consensus, judged in pages.consensuses(store)]
+    with drafted(path) as draft:
+        draft.write_text(graphml(together(graphs)), encoding="utf-8")
+    return f"{len(graphs)} graphs"
 
 
 async def _write_lines(path: Path, rows: AsyncIterator[Row]) -> int:

@@ -1,4 +1,4 @@
-"""A consensus as a networkx graph, and that as a file: GraphML for graph editors, node-link JSON for programs.
+"""A consensus as a networkx graph, and that as a file: GraphML for graph editors, node-link data for programs.
 
 Invariant: what a model wrote never makes a file unreadable: a character that the form has no place for is replaced by one that
 is seen (NUL by its control picture), and everything else comes back as it was. Equal consensus, equal bytes.
@@ -7,23 +7,22 @@ Not covered: how the numbers came about (`consensus.py`).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import networkx as nx
 
-from store.types import Consensus, Trajectory, Verdict
+from store.judged import Judged
+from store.types import Consensus
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_XML = re.compile("[^\t\n\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 forbids or discourages, and the carriage return, which a reader would turn into a line feed."""
 
 
-def to_graph(consensus: Consensus, trajectories: Sequence[Trajectory], verdicts: Mapping[str, Verdict] | None = None) -> nx.Graph:
+def to_graph(consensus: Consensus, judged: Sequence[Judged]) -> nx.Graph:
     """Nodes are trajectories, edges have their similarity as `weight`; what is not known is None."""
-    by_id = {each.id: each for each in trajectories}
+    by_id = {each.trajectory.id: each for each in judged}
     leading = set(consensus.clusters[0].trajectories) if consensus.clusters else set[str]()
     graph = nx.Graph(
         question=consensus.question,
@@ -32,8 +31,7 @@ def to_graph(consensus: Consensus, trajectories: Sequence[Trajectory], verdicts:
         target_support=consensus.target_support,
     )
     for standing in consensus.standings:
-        each = by_id[standing.trajectory]
-        verdict = (verdicts or {}).get(each.id)
+        each, verdict = by_id[standing.trajectory].trajectory, by_id[standing.trajectory].verdict
         graph.add_node(
             each.id,
             teachers=list(each.teachers),
@@ -41,8 +39,8 @@ def to_graph(consensus: Consensus, trajectories: Sequence[Trajectory], verdicts:
             style=each.style,
             score=each.score,
             answer=each.answer,
-            verdict=verdict.outcome.value if verdict else None,
-            reason=verdict.reason if verdict else None,
+            verdict=verdict and verdict.outcome.value,
+            reason=verdict and verdict.reason,
             centrality=standing.centrality,
             nearest=standing.nearest,
             support=standing.support,
@@ -53,6 +51,16 @@ def to_graph(consensus: Consensus, trajectories: Sequence[Trajectory], verdicts:
     return graph
 
 
+def together(graphs: Sequence[nx.Graph]) -> nx.Graph:
+    """The graphs of several questions as one, each node with its question, and with the target that stands in for a gold answer."""
+    whole = nx.Graph()
+    for graph in graphs:
+        told = {key: graph.graph[key] for key in ("question", "target", "target_support")}
+        whole.add_nodes_from((node, values | told) for node, values in graph.nodes(data=True))
+        whole.add_edges_from(graph.edges(data=True))
+    return whole
+
+
 def graphml(graph: nx.Graph) -> str:
     """The graph as GraphML; an attribute that is None is left out, a list is its values, joined."""
     plain = nx.Graph(**_known(graph.graph))
@@ -61,9 +69,9 @@ def graphml(graph: nx.Graph) -> str:
     return "\n".join(["<?xml version='1.0' encoding='utf-8'?>", *nx.generate_graphml(plain)]) + "\n"
 
 
-def node_link(graph: nx.Graph) -> str:
-    """The graph as node-link JSON, as `networkx.node_link_graph(..., edges="edges")` reads it."""
-    return json.dumps(_whole(nx.node_link_data(graph, edges="edges")), ensure_ascii=False, allow_nan=False, indent=1)
+def node_link(graph: nx.Graph) -> dict[str, Any]:
+    """The graph as what JSON can hold, as `networkx.node_link_graph(..., edges="edges")` reads it."""
+    return nx.node_link_data(graph, edges="edges")
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,12 +87,3 @@ def _xml(text: str) -> str:
 def _seen(match: re.Match[str]) -> str:
     code = ord(match[0])
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
-
-
-def _whole(value: Any) -> Any:
-    """The same without half surrogate pairs, which JSON can write and many readers refuse."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, Mapping):
-        return {key: _whole(each) for key, each in value.items()}
-    return [_whole(each) for each in value] if isinstance(value, list | tuple) else value

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from orchestrator.search import Tree, plant
 from store.store import Judged, Placed, Store
-from store.types import QuestionState
+from store.types import Consensus, QuestionState
 
 _PAGE = 256
 _SETTLED = (QuestionState.SOLVED, QuestionState.UNSOLVED)
@@ -36,6 +36,13 @@ async def by_question(store: Store) -> AsyncIterator[list[Judged]]:
         together.append(judged)
     if together:
         yield together
+
+
+async def consensuses(store: Store) -> AsyncIterator[tuple[Consensus, list[Judged]]]:
+    """The graph of each question that has one, with its trajectories."""
+    async for together in by_question(store):
+        if consensus := await store.consensus(together[0].question.id):
+            yield consensus, together
 
 
 async def questions(store: Store) -> AsyncIterator[Placed]:

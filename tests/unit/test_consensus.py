@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -18,8 +19,10 @@ from agents.embedder import open_embedder
 from configs.sift import Consensus as Config
 from orchestrator.answers import same_answer
 from orchestrator.consensus import ConsensusGraph, target_of
+from orchestrator.export import json_line
 from orchestrator.graphs import graphml, node_link, to_graph
-from store.types import Consensus, Outcome, Standing, Trajectory, Usage, Verdict
+from store.judged import Judged
+from store.types import Consensus, Outcome, Question, Standing, Trajectory, Usage, Verdict
 
 ALIKE = "Take 5 apples and add 3 apples, which makes 8 apples in all."
 
@@ -232,9 +235,19 @@ def drawn_graph(text: str) -> nx.Graph:
         replace(trajectory("t1", ALIKE, text), score=0.5, style="plain"),
         trajectory("t2", ALIKE, None),
     ]
-    verdicts = {"t0": Verdict(trajectory="t0", outcome=Outcome.ACCEPTED, reason=text)}
+    verdict = Verdict(trajectory="t0", outcome=Outcome.ACCEPTED, reason=text)
     found = asyncio.run(built(several)).consensus(accepted=["t0"], target=text, target_support=0.5)
-    return to_graph(found, several, verdicts)
+    return to_graph(found, [judged(each, verdict if each.id == "t0" else None) for each in several])
+
+
+def judged(trajectory: Trajectory, verdict: Verdict | None) -> Judged:
+    asked = Question(id="q", text="?", answer=None, kind="math")
+    return Judged(asked, trajectory, verdict, [], [], None, None, None, 0)
+
+
+def linked(graph: nx.Graph) -> Any:
+    """As it comes back from its file."""
+    return nx.node_link_graph(json.loads(json_line(node_link(graph)).encode()), edges="edges")
 
 
 @given(st.text(alphabet=st.characters(), min_size=1, max_size=20) | st.just(NASTY))
@@ -246,8 +259,7 @@ def test_any_text_gives_files_that_can_be_read(text: str) -> None:
     assert again.nodes["t0"]["leading"] is True
     assert "answer" not in again.nodes["t2"]
     assert again.edges["t0", "t1"]["weight"] == 1.0
-    written = node_link(graph)
-    read = nx.node_link_graph(json.loads(written.encode()), edges="edges")
+    read = linked(graph)
     assert read.nodes["t0"]["teachers"] == ["ann", read.graph["target"]]
     assert read.nodes["t2"]["answer"] is None
     assert read.edges["t0", "t1"] == graph.edges["t0", "t1"]
@@ -257,15 +269,15 @@ def test_text_that_a_file_can_hold_comes_back_as_it_was() -> None:
     text = "x < 3 & y > \"2\"\n\t'é' 🙂"
     graph = drawn_graph(text)
     assert nx.parse_graphml(graphml(graph)).nodes["t0"]["answer"] == text
-    assert nx.node_link_graph(json.loads(node_link(drawn_graph("\x00\r"))), edges="edges").nodes["t0"]["answer"] == "\x00\r"
+    assert linked(drawn_graph("\x00\r")).nodes["t0"]["answer"] == "\x00\r"
 
 
 def test_what_a_file_cannot_hold_is_seen() -> None:
     answer = nx.parse_graphml(graphml(drawn_graph(NASTY))).nodes["t0"]["answer"]
     assert answer == "a␀b␟␡<&>\"']]> \ufffd \ufffd ␍\n\t é 🙂 "
-    assert "a\\u0000b" in node_link(drawn_graph(NASTY))
+    assert linked(drawn_graph(NASTY)).nodes["t0"]["answer"] == NASTY.replace("\ud800", "\ufffd")
 
 
 def test_the_same_consensus_is_the_same_file() -> None:
     assert graphml(drawn_graph("8")) == graphml(drawn_graph("8"))
-    assert node_link(drawn_graph("8")) == node_link(drawn_graph("8"))
+    assert json_line(node_link(drawn_graph("8"))) == json_line(node_link(drawn_graph("8")))
