@@ -11,19 +11,17 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 Format = Literal[
-    *(
-        "messages",
-        "sharegpt",
-        "alpaca",
-        "preferences",
-        "pairs",
-        "nodes",
-        "trajectories",
-        "graphs",
-        "graphml",
-        "parquet",
-        "dataset",
-    )
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "preferences",
+    "pairs",
+    "nodes",
+    "trajectories",
+    "graphs",
+    "graphml",
+    "parquet",
+    "dataset",
 ]
 FORMATS: tuple[Format, ...] = get_args(Format)
 WITH_BEST: tuple[Format, ...] = ("messages", "sharegpt", "alpaca", "parquet", "dataset")

@@ -86,33 +86,27 @@ async def export_messages(store: Store, path: Path, *, system: str | None = None
     return await _write_lines(path, (messages_row(each, system) async for each in pages.trajectories(store, accepted_only=True)))
 
 
-async def _rows(store: Store, config: RunConfig, form: Format, system: str | None, best_only: bool) -> AsyncIterator[Row]:
+def _rows(store: Store, config: RunConfig, form: Format, system: str | None, best_only: bool) -> AsyncIterator[Row]:
     match form:
         case "nodes":
-            async for tree in pages.trees(store):
-                for node in tree.nodes.values():
-                    yield node_row(node)
+            return (node_row(node) async for tree in pages.trees(store) for node in tree.nodes.values())
         case "preferences":
-            async for tree in pages.trees(store, settled_only=True):
-                for preference in preferences(tree):
-                    yield preference_row(tree, preference, system, config.search.segmentation)
-        case "graphs":
-            from orchestrator.graphs import node_link, to_graph
-
-            async for consensus, judged in pages.consensuses(store):
-                yield node_link(to_graph(consensus, judged))
+            trees, segmentation = pages.trees(store, settled_only=True), config.search.segmentation
+            return (preference_row(tree, each, system, segmentation) async for tree in trees for each in preferences(tree))
         case "pairs":
-            async for together in pages.by_question(store):
-                for pair in paired(together):
-                    yield pair_row(pair, system)
+            return (pair_row(pair, system) async for together in pages.by_question(store) for pair in paired(together))
+        case "graphs":
+            from orchestrator.graphs import node_link, to_graph  # networkx takes a while to import
+
+            return (node_link(to_graph(consensus, judged)) async for consensus, judged in pages.consensuses(store))
         case _:
             shape = {"sharegpt": sharegpt_row, "alpaca": alpaca_row}.get(form, messages_row)
-            async for judged in pages.trajectories(store, accepted_only=form != "trajectories", best_only=best_only):
-                yield shape(judged, system)
+            wanted = pages.trajectories(store, accepted_only=form != "trajectories", best_only=best_only)
+            return (shape(judged, system) async for judged in wanted)
 
 
 async def _write_graphml(store: Store, path: Path) -> str:
-    from orchestrator.graphs import graphml, to_graph, together  # networkx takes a while to import
+    from orchestrator.graphs import graphml, to_graph, together
 
     graphs = [to_graph(consensus, judged) async for consensus, judged in pages.consensuses(store)]
     with drafted(path) as draft:

@@ -52,7 +52,7 @@ def to_graph(consensus: Consensus, judged: Sequence[Judged]) -> nx.Graph:
 
 
 def together(graphs: Sequence[nx.Graph]) -> nx.Graph:
-    """The graphs of several questions as one, each node with its question, and with the target that stands in for a gold answer."""
+    """The graphs of several questions as one, each node with its question and the target that stands in for a gold answer."""
     whole = nx.Graph()
     for graph in graphs:
         told = {key: graph.graph[key] for key in ("question", "target", "target_support")}

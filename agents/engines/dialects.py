@@ -71,15 +71,10 @@ def body(dialect: Dialect, model: str, sampling: Sampling, *, stream: bool) -> J
     return found
 
 
-def held_to(dialect: Dialect, common: Json, schema: str | None) -> Json:
-    """The same request, whose answer the server holds to a JSON schema, given as text; without one, as it is.
-
-    JSON may have white space anywhere, and small models then write nothing else: vLLM can be told to leave it out.
-    """
+def held_to(common: Json, schema: str | None) -> Json:
+    """The same request, whose answer the server holds to a JSON schema, given as text; without one, as it is."""
     if schema is None:
         return common
-    if dialect == "vllm":
-        return common | {"structured_outputs": {"json": json.loads(schema), "disable_any_whitespace": True}}
     return common | {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(schema)}}}
 
 

@@ -159,7 +159,7 @@ class OpenAIEngine:
     async def _complete(self, prompt: Prompt, sampling: Sampling) -> list[Completion]:
         stream = self._dialect == "other" or sampling.max_tokens > STREAMED_TOKENS
         common = dialects.body(self._dialect, self._config.model, sampling, stream=stream)
-        common = dialects.held_to(self._dialect, common, prompt.schema if self._structures else None)
+        common = dialects.held_to(common, prompt.schema if self._structures else None)
         if self._encoder:
             tokens = self._encoder.tokens(prompt)
             self._check_fits(len(tokens), sampling.max_tokens)
