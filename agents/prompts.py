@@ -1,7 +1,7 @@
 """Every prompt, as plain functions from nouns to a Prompt. Pure.
 
 Invariant: the text of the question, and nothing else but how to reason, is the user's turn; what a model wrote is only ever a
-prefix, but for `integrate` and `judge`, whose turns quote it, and in `judge` between marks that it cannot contain.
+prefix, but for `integrate` and `judge`, whose turns quote it between marks that it cannot contain.
 Not covered: chat templates (engines render their own).
 """
 
@@ -62,8 +62,9 @@ def styled(question: Question, style: Style, asking: Asking, segmentation: Segme
 
 
 def integrate(question: Question, traces: Sequence[str], asking: Asking, segmentation: Segmentation = "header") -> Prompt:
-    """Ask for one reasoning from several complete ones."""
-    attempts = [f"{ATTEMPT} {number}:\n{trace}" for number, trace in enumerate(traces, start=1)]
+    """Ask for one reasoning from several complete ones, each between marks that it cannot contain."""
+    mark = _mark(*traces)
+    attempts = [f"{ATTEMPT} {number}:\n{_quoted(trace, mark)}" for number, trace in enumerate(traces, start=1)]
     *examples, asked = _messages(question, asking, segmentation)
     content = "\n\n".join([asked.content, *attempts, INTEGRATE])
     return Prompt(messages=(*examples, Message(role="user", content=content)), prefix=open_reasoning((), segmentation))
@@ -86,9 +87,9 @@ def judge(question: Question, trajectory: Trajectory, judging: Judging, unreadab
     if question.kind == "open" and question.answer is not None:
         quoted["REFERENCE ANSWER"] = question.answer
     quoted["REASONING"] = written
-    mark = content_id("mark", *quoted.items())[:12]
+    mark = _mark(*quoted.values())
     schema = json.dumps(judging.ruling_schema, ensure_ascii=False, sort_keys=True)
-    parts = [f"{name}:\n[{mark}]\n{text}\n[/{mark}]" for name, text in quoted.items()]
+    parts = [f"{name}:\n{_quoted(text, mark)}" for name, text in quoted.items()]
     messages = [
         Message(role="system", content=FORM.format(rubric=judging.rubric, schema=schema, mark=mark)),
         Message(role="user", content="\n\n".join(parts)),
@@ -96,6 +97,15 @@ def judge(question: Question, trajectory: Trajectory, judging: Judging, unreadab
     if unreadable is not None:
         messages += [Message(role="assistant", content=unreadable), Message(role="user", content=AGAIN)]
     return Prompt(messages=tuple(messages), schema=schema)
+
+
+def _mark(*texts: str) -> str:
+    """What stands around these texts: made from them, so that none can hold it."""
+    return content_id("mark", *texts)[:12]
+
+
+def _quoted(text: str, mark: str) -> str:
+    return f"[{mark}]\n{text}\n[/{mark}]"
 
 
 def answer(question: Question, system: str | None) -> Prompt:
