@@ -44,8 +44,8 @@ from orchestrator.consensus import is_lone
 CENTRALITIES = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, math.inf)
 SIMILARITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 CAUTIOUS = ((1.0, 0.4), (0.5, 0.5))
-"""Looked at beside what is chosen, which fits these templates. Eight samples of SmolLM2-135M for each of a dozen word problems
-were alike by .26 to .44 on average, and one of them to its nearest of the same answer by .23 to .49: 0.6 holds for all of it."""
+"""Looked at beside what is chosen, which fits these templates. Eight samples of SmolLM2-135M for each of 14 word problems were
+alike by 0.26 to 0.44 on average; of 25 that shared an answer with another, 23 had no such neighbour above 0.6."""
 CHOSEN_ON = ("natural", "merged", "unanimous")
 RATES = (0.1, 0.3, 0.5)
 RESAMPLES = 1000
