@@ -57,7 +57,10 @@ class Embedder(Protocol):
 
 @asynccontextmanager
 async def open_embedder(config: Consensus) -> AsyncIterator[Embedder]:
-    """Open what `config.embedder` names. Raises `ModelNotFound`, and `Refused` when the model cannot be used here."""
+    """Open what `config.embedder` names. Raises `ModelNotFound`, and `Refused` when the model cannot be used here.
+
+    Not while engines are opened: transformers can neither be imported nor load a model in two threads at once.
+    """
     thread = ThreadPoolExecutor(1, thread_name_prefix="embedder")  # fast tokenizers refuse to be used from two at once
     try:
         loop = asyncio.get_running_loop()
@@ -182,6 +185,9 @@ class Sentences:
         except ImportError:
             why = "sentence-transformers is not installed; pip install 'peripatos[embeddings]'"
             raise Refused(f"consensus.embedder {name!r}: {why}") from None
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
         folder: Path = resolve(name).path
         try:
             return cls(SentenceTransformer(str(folder), device=device, local_files_only=True))

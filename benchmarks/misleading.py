@@ -43,6 +43,9 @@ from orchestrator.consensus import is_lone
 
 CENTRALITIES = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, math.inf)
 SIMILARITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+CAUTIOUS = ((1.0, 0.4), (0.5, 0.5))
+"""Looked at beside what is chosen, which fits these templates. Eight samples of SmolLM2-135M for each of 14 word problems were
+alike by 0.26 to 0.44 on average; of 25 that shared an answer with another, 23 had no such neighbour above 0.6."""
 CHOSEN_ON = ("natural", "merged", "unanimous")
 RATES = (0.1, 0.3, 0.5)
 RESAMPLES = 1000
@@ -245,8 +248,7 @@ def main() -> None:
     print(f"\nchosen on them: min_centrality {chosen[0]}, min_similarity {chosen[1]}")
     ways: dict[str, Callable[[Accepted], bool]] = {
         f"{chosen[0]:g}, {chosen[1]:g}": thresholds(chosen),
-        f"1, {chosen[1]:g}": thresholds((1.0, chosen[1])),
-        "0.5, 0.5": thresholds((0.5, 0.5)),
+        **{f"{at[0]:g}, {at[1]:g}": thresholds(at) for at in CAUTIOUS},
         "alone with its answer": lambda each: each.alone,
     }
     for num in options.num:

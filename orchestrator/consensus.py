@@ -109,30 +109,32 @@ class ConsensusGraph:
         return None if trajectory.answer is None else self._group_of[trajectory.answer]
 
     def _clusters(self) -> tuple[Cluster, ...]:
+        everyone = self.trajectories
         members: dict[int, list[int]] = {}
-        for place, each in enumerate(self.trajectories):
+        for place, each in enumerate(everyone):
             if (group := self._group(each)) is not None:
                 members.setdefault(group, []).append(place)
-        everyone = {name for each in self.trajectories for name in each.teachers}
-        found = [self._cluster(places, everyone) for places in members.values()]
+        found = [cluster_of(everyone, places, self._edges[np.ix_(places, places)]) for places in members.values()]
         return tuple(sorted(found, key=lambda cluster: (-cluster.strength, cluster.answer)))
-
-    def _cluster(self, places: Sequence[int], everyone: Collection[str]) -> Cluster:
-        several = [self.trajectories[place] for place in places]
-        teachers = {name for each in several for name in each.teachers}
-        return Cluster(
-            answer=most_frequent([each.answer for each in several if each.answer is not None]),
-            trajectories=tuple(each.id for each in several),
-            support=len(several) / len(self._trajectories),
-            teachers=len(teachers) / len(everyone) if everyone else 0.0,
-            strength=round(strength(self._edges[np.ix_(places, places)]), DIGITS),
-        )
 
     def _listed(self) -> tuple[tuple[str, str, float], ...]:
         keys = list(self._trajectories)
         rows, columns = np.nonzero(np.triu(self._edges, 1))
         weights = self._edges[rows, columns].tolist()
         return tuple((keys[i], keys[j], weight) for i, j, weight in zip(rows, columns, weights, strict=True))
+
+
+def cluster_of(everyone: Sequence[Trajectory], places: Sequence[int], edges: np.ndarray) -> Cluster:
+    """Those of `everyone` at `places`, which give one answer and have these edges [n, n]."""
+    several = [everyone[place] for place in places]
+    teachers, all_teachers = ({name for each in group for name in each.teachers} for group in (several, everyone))
+    return Cluster(
+        answer=most_frequent([each.answer for each in several if each.answer is not None]),
+        trajectories=tuple(each.id for each in several),
+        support=len(several) / len(everyone),
+        teachers=len(teachers) / len(all_teachers) if all_teachers else 0.0,
+        strength=round(strength(edges), DIGITS),
+    )
 
 
 def edge_weights(similarities: np.ndarray, groups: Sequence[int | None]) -> np.ndarray:

@@ -124,6 +124,11 @@ def test_a_long_text_is_read_to_its_end(folder: Path) -> None:
     assert found[0, 1] < 0.9999
 
 
+def test_nothing_is_printed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    similarities(Consensus(embedder=str(folder)), TEXTS)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_names(config: Consensus, folder: Path) -> None:
     async def name() -> str:
         async with open_embedder(config) as embedder:
