@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
+from referencing import Registry
 
 from agents import prompts
 from agents.ledger import Ledger, Model
@@ -32,7 +33,7 @@ class Judge:
         self.name = config.name
         self.model = model
         self._judging = judging
-        self._validator = Draft202012Validator(judging.ruling_schema)
+        self._validator = Draft202012Validator(judging.ruling_schema, registry=Registry())  # which fetches nothing
 
     async def rule(self, ledger: Ledger, question: Question, trajectory: Trajectory) -> Ruling:
         """The ruling on a trajectory. Raises `EngineError` when the engine cannot answer; waits while it is parked."""

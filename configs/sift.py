@@ -78,11 +78,16 @@ class Judging(Part):
     def _rules(cls, schema: dict[str, Any]) -> dict[str, Any]:
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import SchemaError
+        from referencing import Registry
+        from referencing.exceptions import Unresolvable
 
         try:
             Draft202012Validator.check_schema(schema)
+            Draft202012Validator(schema, registry=Registry()).is_valid({"ruling": "VALID", "reason": ""})
         except SchemaError as error:
             raise ValueError(f"is no JSON schema: {error.message}") from error
+        except Unresolvable as error:
+            raise ValueError(f"refers to what is not in it: {error.ref}") from error
         properties, required = schema.get("properties") or {}, schema.get("required") or []
         ruling = properties.get("ruling") if isinstance(properties, dict) else None
         accepted = ruling.get("enum") if isinstance(ruling, dict) else None
@@ -105,9 +110,9 @@ class Consensus(Part):
     """Trajectories of each teacher for a question without a gold answer, where there is no `sampling`."""
     min_support: Probability = 0.5
     """Without a gold answer the leading answer is a question's target when so large a share of what was sampled gives it."""
-    min_centrality: float = Field(default=0.5, ge=0)
+    min_centrality: float = Field(default=1.0, ge=0)
     """An accepted trajectory below this centrality (1 is its question's average) ..."""
-    min_similarity: float = Field(default=0.5, ge=0, le=1)
+    min_similarity: float = Field(default=0.4, ge=0, le=1)
     """... without a neighbour of this similarity is misleading: right by luck."""
     drop_misleading: bool = False
     """Whether it is rejected for that."""
