@@ -17,11 +17,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -34,10 +33,8 @@ from configs.sift import Consensus
 KEPT = 2048
 """Texts whose vectors are remembered."""
 TFIDF = "tf-idf"
-WORDS, NUMBERS = r"[^\W\d]\w*", r"\d+(?:[.,]\d+)*"
+WORDS, NUMBERS = re.compile(r"[^\W\d]\w*"), re.compile(r"\d+(?:[.,]\d+)*")
 NUMBER_WEIGHT = 2.0
-BUCKETS = 2**20
-"""Words are counted by their hash: columns then need no dictionary that grows with what came first."""
 
 V = TypeVar("V")
 
@@ -131,41 +128,24 @@ class Remembered(Generic[V]):
 
 
 class Words:
-    """TF-IDF; each text is counted once. scikit-learn takes a second to import, and comes with the first two texts."""
+    """TF-IDF; the words of each text are counted once."""
 
     def __init__(self) -> None:
-        self._counts: Remembered[Any] = Remembered(lambda text: self._counter(text))
-
-    @cached_property
-    def _counter(self) -> Callable[[str], Any]:
-        from scipy.sparse import hstack
-        from sklearn.feature_extraction.text import HashingVectorizer
-
-        words, numbers = (
-            HashingVectorizer(
-                token_pattern=pattern,
-                n_features=BUCKETS,
-                alternate_sign=False,
-                norm=None,  # pyright: ignore[reportArgumentType] - documented, and missing in scikit-learn's signature
-            )
-            for pattern in (WORDS, NUMBERS)
-        )
-        return lambda text: hstack([words.transform([text]), numbers.transform([text])], format="csr")
+        self._counts = Remembered(lambda text: Counter(WORDS.findall(text.lower()) + NUMBERS.findall(text)))
 
     def cosines(self, texts: Sequence[str]) -> np.ndarray:
         """Of each two; IDF is counted over these texts."""
-        if len(texts) == 1:
-            return np.array([[float(re.search(r"\w", texts[0]) is not None)]])
-        from scipy.sparse import csr_array, vstack
+        from scipy.sparse import csr_array  # here, since it takes a while
 
-        size = len(texts)
-        counts = csr_array(vstack(self._counts.of(texts)))
-        used, columns, num_texts = np.unique(counts.indices, return_inverse=True, return_counts=True)
-        weight = (np.log((1 + size) / (1 + num_texts)) + 1) * np.where(used < BUCKETS, 1.0, NUMBER_WEIGHT)
-        values = (1 + np.log(counts.data)) * weight[columns]
-        rows = np.repeat(np.arange(size), np.diff(counts.indptr))
+        size, counts = len(texts), self._counts.of(texts)
+        column = {word: place for place, word in enumerate(sorted({word for each in counts for word in each}))}
+        columns = np.array([column[word] for each in counts for word in each], dtype=np.int64)
+        rows = np.repeat(np.arange(size), [len(each) for each in counts])
+        told = np.array([NUMBER_WEIGHT if word[0].isdecimal() else 1.0 for word in column])
+        idf = np.log((1 + size) / (1 + np.bincount(columns, minlength=len(column)))) + 1
+        values = (1 + np.log([count for each in counts for count in each.values()])) * (idf * told)[columns]
         lengths = np.sqrt(np.bincount(rows, values**2, minlength=size))
-        unit = csr_array((values / lengths[rows], columns, counts.indptr), shape=(size, used.size))
+        unit = csr_array((values / lengths[rows], (rows, columns)), shape=(size, len(column)))
         return (unit @ unit.T).toarray()
 
 
