@@ -67,9 +67,10 @@ class ConsensusGraph:
         joined = dict(sorted((self._trajectories | dict(several)).items()))
         group_of = await self._grouped(joined.values())
         similarities = await self._embedder.similarities([each.text for each in joined.values()])
-        self._trajectories, self._group_of = joined, group_of
-        self._edges = edge_weights(similarities, [self._group(each) for each in joined.values()])
-        self._centralities = centralities(self._edges)
+        groups = [None if each.answer is None else group_of[each.answer] for each in joined.values()]
+        edges = edge_weights(similarities, groups)
+        central = await asyncio.to_thread(centralities, edges)
+        self._trajectories, self._group_of, self._edges, self._centralities = joined, group_of, edges, central
 
     def consensus(
         self, *, accepted: Collection[str] = (), target: str | None = None, target_support: float | None = None
