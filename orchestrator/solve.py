@@ -159,7 +159,7 @@ class _Life:
         self.found = await self._scored()
         checked = await self._sift.checked(self.question, self.found, self.aim)
         passed = [id for id, verdict in checked.items() if verdict.outcome is Outcome.ACCEPTED]
-        graph = self._graph.consensus(accepted=passed)
+        graph = self._graph.consensus(accepted=passed if self.question.kind != "open" else ())  # open answers cannot agree
         if self.aim and self.aim.target == "consensus":
             graph = replace(graph, target=self.aim.answer, target_support=self.aim.support)
         return await self._sift.verdicts(self.question, self.found, checked, graph), graph
