@@ -171,7 +171,8 @@ class OpenAIEngine:
         try:
             usage = await (self._streamed if stream else self._whole)(path, body, drafts)
         except EngineError as error:
-            if isinstance(error, Terminal) and "response_format" in common and self._dialect == "other":
+            refused = isinstance(error, Terminal) and not isinstance(error, Overlong)
+            if refused and "response_format" in common and self._dialect == "other":
                 self._structures = False  # it knows no such thing
                 return await self._complete(prompt, sampling)
             if any(draft.pieces for draft in drafts):

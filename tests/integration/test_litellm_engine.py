@@ -75,6 +75,20 @@ def warm() -> None:
         asked(config={"deadline_s": 60.0, "silence_s": 60.0})
 
 
+@pytest.mark.parametrize(("model", "held"), [("openai/gpt-4o-mini", True), ("openai/stub", False)])
+def test_a_schema_goes_to_models_that_are_known_to_take_it(model: str, held: bool) -> None:
+    schema = {"type": "object", "properties": {"ruling": {"enum": ["VALID", "INVALID"]}}, "required": ["ruling"]}
+
+    async def then(server: StubServer, engine: LitellmEngine) -> None:
+        assert engine.capabilities.structures is held
+        prompt = Prompt(messages=PROMPT.messages, schema=json.dumps(schema))
+        assert (await engine.generate(prompt, max_tokens=20))[0].text == "five"
+        sent = server.bodies[-1].get("response_format")
+        assert (sent and sent["json_schema"]["schema"]) == (schema if held else None)
+
+    asked(then=then, config={"model": model})
+
+
 def test_a_stop_string_ends_the_text_and_the_stream_is_left() -> None:
     async def then(server: StubServer, engine: LitellmEngine) -> None:
         (completion,) = await engine.generate(PROMPT, max_tokens=20, stop=STOPS)

@@ -70,6 +70,37 @@ def test_a_server_that_repeats_the_prefix_is_heard_without_it() -> None:
     assert (completion.text, completion.stop) == (" Add them.", "</think>")
 
 
+RULING = Prompt(messages=PROMPT.messages, schema='{"type": "object", "required": ["ruling"]}')
+
+
+def test_a_schema_goes_with_the_request() -> None:
+    async def then(server: StubServer, engine: OpenAIEngine) -> None:
+        assert engine.capabilities.structures
+        await engine.generate(RULING, max_tokens=20)
+        await engine.generate(PROMPT, max_tokens=20)
+        form = {"name": "answer", "schema": {"type": "object", "required": ["ruling"]}}
+        assert server.bodies[0]["response_format"] == {"type": "json_schema", "json_schema": form}
+        assert "response_format" not in server.bodies[1]
+
+    asked(then=then)
+
+
+def test_a_server_that_knows_no_schemas_is_asked_without() -> None:
+    async def then(server: StubServer, engine: OpenAIEngine) -> None:
+        server.behaviours.append(status(400, {"error": {"message": "unknown field response_format"}}))
+        for _ in range(2):
+            assert (await engine.generate(RULING, max_tokens=20))[0].text == "five"
+        assert ["response_format" in body for body in server.bodies] == [True, False, False]
+        assert not engine.capabilities.structures
+
+    asked(then=then)
+
+
+def test_what_is_refused_without_a_schema_too_is_an_error() -> None:
+    with pytest.raises(Terminal):
+        asked(then=lambda _, engine: engine.generate(RULING, max_tokens=20), default=status(400, {"error": {"message": "no"}}))
+
+
 def test_each_sample_has_a_seed_of_its_own() -> None:
     async def then(server: StubServer, engine: OpenAIEngine) -> None:
         assert len(await engine.generate(PROMPT, n=3, max_tokens=20, seed=7)) == 3
