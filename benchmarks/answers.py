@@ -1,13 +1,13 @@
 """Claim: the answer check takes fewer than 1 wrong answer in 1,000 for right, and refuses fewer than 1 right one in 100.
 
 Texts with a known gold answer, right and wrong by construction (`answer_pairs.py`, `answer_word_pairs.py`), through the whole
-check: finding the answer in the text, then equality. On the mathematics, math-verify by itself (its own search of the text, then its
-`verify`) has the same pairs.
+check: finding the answer in the text, then equality. On the mathematics, math-verify by itself (its own
+search of the text, then its `verify`) has the same pairs.
 
     python benchmarks/answers.py --data ../shared/data --json answers.json
 
-Every failure of ours is printed. Speed: `pure` is extraction and comparison where no child process is asked, `symbolic` a pair that
-goes to one.
+Every failure of ours is printed. Speed: `pure` is extraction and comparison where no child process is asked, `symbolic` a
+pair that goes to one.
 """
 
 from __future__ import annotations
