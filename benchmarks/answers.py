@@ -85,13 +85,8 @@ def accepted_by_peer(pair: Pair) -> bool | None:
     """math-verify's ruling, as its documentation has it used; None for what is no mathematics."""
     if pair.kind != "math":
         return None
-    gold = pair.gold if answer_is_number(pair.gold) else f"${pair.gold}$"
+    gold = f"${pair.gold}$" if pair.group.startswith("expression") else pair.gold
     return bool(verify(read_mathematics(gold), read_mathematics(pair.text)))
-
-
-def answer_is_number(gold: str) -> bool:
-    """Whether a gold answer has no LaTeX in it."""
-    return gold.replace(".", "").replace("-", "").isdigit()
 
 
 async def rulings(pairs: Sequence[Pair]) -> tuple[list[bool], dict[str, float]]:
