@@ -135,7 +135,8 @@ def _item(text: str) -> Item:
         inside = read(f"{match[1]}{match[2]}{match[3]}")
         number = Quantity(-inside.value, inside.measure) if inside else None
     if number is None or not _MONTHS.isdisjoint(plain.casefold().split()):
-        return Item(tuple(tokens(plain)) or tuple(plain.casefold().split()))  # "A" is an answer too
+        words = tokens(plain) or [word for word in plain.casefold().split() if word.isalnum()]  # "A" is an answer too
+        return Item(tuple(words))
     behind = _words(_FIGURES.sub("", plain))
     return Item(tuple(word for word in behind if word not in _SCALES and word not in MEASURE), number)
 
