@@ -303,7 +303,7 @@ def test_other_answers_are_kept_once_and_are_part_of_the_id_only_where_there_are
 @pytest.mark.parametrize("value", ["two", 3, {"a": 1}, [None], [["x"], {}]])
 def test_bad_lists_of_other_answers(value: object) -> None:
     source = File.model_validate({"kind": "file", "path": "q", "answers": "span", "fields": {"aliases": "others"}})
-    with pytest.raises(BadValue, match="^(others|answer): "):
+    with pytest.raises(BadValue, match=r"^others: "):
         question(Row("q:1", {"question": "a", "answer": "2", "others": value}), source)
 
 
