@@ -88,7 +88,7 @@ def _check_brackets(tokens: list[str]) -> None:
             raise NotPlain
         if len(opened) > _DEEPEST:
             raise NotPlain
-    if opened or tokens.count("|") not in (0, 2):
+    if opened:
         raise NotPlain
 
 
@@ -99,7 +99,7 @@ def _check_neighbours(tokens: list[str]) -> None:
             raise NotPlain
         if other == r"\frac" and _NUMBER.fullmatch(one):
             raise NotPlain
-        if one in ("+", "-", "*", "/", "^", "_", r"\cdot", r"\times") and (other == "end" or other in "*/^_)}]!|"):
+        if one in ("+", "-", "*", "/", "^", "_", r"\cdot", r"\times") and (other == "end" or other in "*/^_)}]!"):
             raise NotPlain
         if (one in "([{" and other in "*/^_!)}]") or (one == other and one in ("!", "^")):
             raise NotPlain
@@ -146,22 +146,26 @@ def _skipped(tokens: list[str], at: int) -> int:
 def _sequence(tokens: list[str], at: int, closing: str | None) -> tuple[str, int]:
     """Write tokens up to a closing bracket, with a sign for every product: the text and the place behind it."""
     written: list[str] = []
-    ends_value, bars = False, 0
+    ends_value, barred = False, False
     while at < len(tokens):
         token = tokens[at]
         if token == closing:
-            return "".join(written), at + 1
-        bars += token == "|"
-        closes = token in _CLOSING or (token == "|" and bars == 2)
+            break
+        closes = token in _CLOSING or (token == "|" and barred)
         operator = token in _OPERATORS
         if ends_value and not (operator or closes or token in "^_!") and not _applies(tokens, at):
             written.append(r"\cdot ")
         part, at = _part(tokens, at)
         written.append(part)
-        ends_value = not operator and token not in _OPENING and not (token == "|" and bars == 1)
-    if closing is not None:
+        opens = token in _OPENING or (token == "|" and not closes)
+        if token == "|":
+            barred = opens
+        if closes and not ends_value:
+            raise NotPlain
+        ends_value = not operator and not opens
+    if barred or (closing is not None and at == len(tokens)):
         raise NotPlain
-    return "".join(written), at
+    return "".join(written), at + (closing is not None)
 
 
 def _applies(tokens: list[str], at: int) -> bool:
