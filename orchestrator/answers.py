@@ -44,7 +44,7 @@ _DRESS = " \t\r\n\f\v*_`:\"'"
 _SENTENCE_END = re.compile(r"\.(?=[*_`$\")\]]*(?:\s|$))|(?<![0-9])!(?=[*_`$\")\]]*(?:\s|$))|\n")
 _ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Gen|No|vs|Inc|Ltd|Co|Corp|U\.S|[A-Z])$")
 _TAKEN_BACK = re.compile(
-    r"(?:^|[.!?\n])[\s*_)\"]*(?:(?:oh|hmm|but)\b[,.]* ?)?(?:wait|no[,.]|actually|correction\b|scratch that|oops|sorry"
+    r"(?:^|[.!?\n])[\s*_)\"]*(?:(?:oh|hmm|but)\b[,.]* ?)?(?:(?:wait|actually|correction|scratch that|oops|sorry)\b|no[,.]"
     r"|on second thoughts?|(?:that|this|it) (?:is|was) (?:wrong|not right|incorrect|a mistake)"
     r"|i (?:made|was wrong|mean)|or (?:rather|maybe|perhaps))",
     re.IGNORECASE,

@@ -74,6 +74,7 @@ WHERE = [
     ("The final answer is 7. Wait, that is wrong: it is 8.", "math", None),
     ("The final answer is 7.\n\nNo, I made a mistake; it is 8.", "math", None),
     ("The final answer is 8. A common wrong answer is 7.", "math", Found("8", "statement")),
+    ("The final answer is 7. Waiters came.", "math", Found("7", "statement")),
     (r"It is \boxed{7} or \boxed{8}.", "math", None),
     (r"It is about \boxed{7}.", "math", None),
     (r"It is \boxed{7} or so.", "math", None),
@@ -276,7 +277,7 @@ WORDS = [
         "9" * 500,
     ],
     *[
-        "x^1/2",
+        *["x^1/2", "||x|-1|", "|x", r"\sin", r"\sin x(y)", r"\sqrt12"],
         "(" * 40 + "x" + ")" * 40,
         r"\frac{x}",
         r"\sqrt",
