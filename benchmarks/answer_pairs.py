@@ -172,7 +172,7 @@ def number_pairs(data: Path, chance: Random, count: int) -> Iterator[Pair]:
         yield Pair("number, disguised", lead + chance.choice(STATEMENTS[:-1]).format(dressed(value, chance)), gold, True)
         yield Pair("number, wrong", lead + chance.choice(STATEMENTS).format(dressed(other, chance)), gold, False)
         told = chance.choice(ADVERSARIAL).format(g=gold, h=plain(other))
-        yield Pair("number, adversarial", lead + told, gold, False)
+        yield Pair("number, adversarial", lead + told if told else "", gold, False)  # reasoning alone may end in the answer
         if value > 1:
             yield Pair("number, changed", lead + chance.choice(CHANGED).format(g=gold, h=plain(abs(other) + 1)), gold, False)
 

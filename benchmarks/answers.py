@@ -1,13 +1,13 @@
 """Claim: the answer check takes fewer than 1 wrong answer in 1,000 for right, and refuses fewer than 1 right one in 100.
 
-Texts with a known gold answer, right and wrong by construction (`answer_pairs.py`, `answer_word_pairs.py`), through the whole
-check: finding the answer in the text, then equality. On the mathematics, math-verify by itself (its own search of the text, then its
-`verify`) has the same pairs.
+Texts with a known gold answer, right and wrong by construction (`answer_pairs.py`, `answer_trees.py`, `answer_word_pairs.py`),
+through the whole check: finding the answer in the text, then equality. On the mathematics, math-verify by itself (its own
+search of the text, then its `verify`) has the same pairs.
 
     python benchmarks/answers.py --data ../shared/data --json answers.json
 
-Every failure of ours is printed. Speed: `pure` is extraction and comparison where no child process is asked, `symbolic` a pair that
-goes to one.
+Every failure of ours is printed. Speed: `pure` is extraction and comparison where no child process is asked, `symbolic` a
+pair that goes to one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from random import Random
 
 import answer_pairs
+import answer_trees
 import answer_word_pairs
 from answer_pairs import Pair
 from machine import device
@@ -65,6 +66,7 @@ def make_pairs(data: Path, seed: int, count: int) -> list[Pair]:
         *answer_pairs.number_pairs(data, chance, count),
         *answer_pairs.unit_pairs(chance, count // 4),
         *answer_pairs.expression_pairs(chance, count // 2),
+        *answer_trees.tree_pairs(chance, count // 4),
         *answer_word_pairs.choice_pairs(data, chance, max(1, count // 500)),
         *answer_word_pairs.boolean_pairs(data, chance, max(1, count // 500)),
         *answer_word_pairs.entailment_pairs(chance, count // 4),
@@ -85,13 +87,8 @@ def accepted_by_peer(pair: Pair) -> bool | None:
     """math-verify's ruling, as its documentation has it used; None for what is no mathematics."""
     if pair.kind != "math":
         return None
-    gold = pair.gold if answer_is_number(pair.gold) else f"${pair.gold}$"
+    gold = f"${pair.gold}$" if pair.group.startswith(("expression", "tree")) else pair.gold
     return bool(verify(read_mathematics(gold), read_mathematics(pair.text)))
-
-
-def answer_is_number(gold: str) -> bool:
-    """Whether a gold answer has no LaTeX in it."""
-    return gold.replace(".", "").replace("-", "").isdigit()
 
 
 async def rulings(pairs: Sequence[Pair]) -> tuple[list[bool], dict[str, float]]:

@@ -54,36 +54,32 @@ class _Child:
 
     async def ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the reply. A child that died while nobody asked it is replaced. Raises `Undecided`."""
-        before = self.pid is not None
-        reply = await self._asked(request)
-        if reply is None and before:
-            reply = await self._asked(request)
-        if reply is None:
-            raise Undecided("the process that was to decide died")
-        return reply
+        try:
+            if self.pid is None or not await self._exchanged({"do": "nothing"}):
+                await self._start()
+            if reply := await self._exchanged(request):
+                return reply
+        except TimeoutError as error:
+            raise Late(f"not decided in {self._deadline_s:g} s") from error
+        raise Undecided("the process that was to decide died")
 
-    async def _asked(self, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The reply, or None from a child that dies; in every case but a reply it is gone afterwards."""
-        process = self._process if self.pid is not None and self._process else await self._start()
-        assert process.stdin and process.stdout
-        line = b""
+    async def _exchanged(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The reply; {} from a child that is dead or dies. Without a reply it is gone afterwards. Raises `TimeoutError`."""
+        process, reply = self._process, {}
+        assert process and process.stdin and process.stdout
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             async with asyncio.timeout(self._deadline_s):
                 await process.stdin.drain()
-                line = await process.stdout.readline()
-            return json.loads(line) if line.endswith(b"\n") else None
-        except TimeoutError as error:
-            line = b""
-            raise Late(f"not decided in {self._deadline_s:g} s") from error
-        except (ConnectionError, ValueError):
-            line = b""
-            return None
+                reply = json.loads(await process.stdout.readline())
+        except (ConnectionError, ValueError):  # half a line is no JSON
+            pass
         finally:
-            if not line.endswith(b"\n"):
+            if not reply:
                 await self.close()
+        return reply
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start(self) -> None:
         await self.close()
         self._process = process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "orchestrator.symbolic", str(2 * self._deadline_s)),
@@ -105,7 +101,6 @@ class _Child:
                 await self.close()
         if not ready:
             raise AlgebraFailed(f"{sys.executable} -m orchestrator.symbolic does not start; is math-verify installed?")
-        return process
 
     async def close(self) -> None:
         """Kill it with all that it started."""

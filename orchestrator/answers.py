@@ -35,6 +35,7 @@ Form = Mathematics | Span | str
 """What an answer plainly is."""
 
 _MARKER = re.compile(
+    r"(?<!wrong )(?<!incorrect )(?<!false )(?<!mistaken )(?<!tempting )(?<!previous )(?<!first )"
     r"\b(?:answer|correct option|correct choice)(?:\s+to\s+(?:the|this)\s+(?:question|problem))?[\s*_]*(?:(?:is|are|was)\b|[:=])"
     r"|\bfinal answer[*_ ]*(?=\n)|####",
     re.IGNORECASE | re.ASCII,
@@ -43,7 +44,7 @@ _DRESS = " \t\r\n\f\v*_`:\"'"
 _SENTENCE_END = re.compile(r"\.(?=[*_`$\")\]]*(?:\s|$))|(?<![0-9])!(?=[*_`$\")\]]*(?:\s|$))|\n")
 _ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Gen|No|vs|Inc|Ltd|Co|Corp|U\.S|[A-Z])$")
 _TAKEN_BACK = re.compile(
-    r"(?:^|[.!?\n])[\s*_)\"]*(?:(?:oh|hmm|but)\b[,.]* ?)?(?:wait|no[,.]|actually|correction\b|scratch that|oops|sorry"
+    r"(?:^|[.!?\n])[\s*_)\"]*(?:(?:oh|hmm|but)\b[,.]* ?)?(?:(?:wait|actually|correction|scratch that|oops|sorry)\b|no[,.]"
     r"|on second thoughts?|(?:that|this|it) (?:is|was) (?:wrong|not right|incorrect|a mistake)"
     r"|i (?:made|was wrong|mean)|or (?:rather|maybe|perhaps))",
     re.IGNORECASE,
@@ -73,7 +74,7 @@ def find_answer(text: str, kind: Kind, choices: Sequence[str] = ()) -> Found | N
         return Found(stated, "statement") if stated is not None else None
     if boxed(text) is not None:
         box = _plain_box(text)
-        return Found(normalise(box, kind, choices), "box") if box is not None else None
+        return Found(_number_in(box) if kind == "math" else normalise(box, kind, choices), "box") if box is not None else None
     last = _last(text, kind, choices)
     return Found(last, "last") if last is not None else None
 
@@ -85,7 +86,7 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
 
 
 def normalise(answer: str, kind: Kind, choices: Sequence[str] = ()) -> str:
-    """Return the normal form: "42", "3/4" as "0.75", "3 hours"; an expression; a letter; yes or no; a label; else the text, tidy."""
+    """Return the normal form: "42", "3/4" as "0.75", "3 hours"; an expression; a letter; yes or no; a label; else tidy text."""
     match kind:
         case "math":
             said = read_mathematics(answer)
@@ -216,14 +217,18 @@ _OPERAND = re.compile(r"[0-9+*/×÷^(-]$")  # noqa: RUF001 - signs of multiplica
 def _number_stated(sentence: str, rest: str) -> str:
     r"""Read a sentence such as "42 apples", "5 + 3 = 8", "Tom has 8 apples", "\boxed{8} because ..."; as it is if unclear."""
     if not re.search(r"[0-9\\]", sentence) and (box := boxed(rest)):
-        return normalise(box, "math")
+        return _number_in(box)
     text = tidy(sentence)
-    if quantity := read(text):
-        return str(quantity)
     if sentence.count(r"\boxed") == 1 and not hedges(text) and (box := boxed(sentence)):
-        return normalise(box, "math")
-    quantity = read_within(text)
-    return str(quantity) if quantity else normalise(sentence, "math")
+        return _number_in(box)
+    return _number_in(sentence)
+
+
+def _number_in(sentence: str) -> str:
+    """Read mathematics, or the number that a sentence states; else the tidied text."""
+    said = read_mathematics(sentence)
+    within = read_within(tidy(sentence)) if isinstance(said, Words) else None
+    return str(within) if within else normalise(sentence, "math")
 
 
 def _last_number(text: str) -> str | None:
@@ -232,7 +237,9 @@ def _last_number(text: str) -> str | None:
     if digit < 0:
         return None
     start = 0
-    for stop in _SENTENCE_END.finditer(text, 0, digit):
+    for stop in _SENTENCE_END.finditer(text):
+        if stop.start() >= digit:
+            break
         start = stop.end()
     end = _SENTENCE_END.search(text, digit + 1)
     sentence = tidy(text[start : end.start() if end else len(text)].strip(_DRESS))

@@ -12,6 +12,12 @@ from collections.abc import Sequence
 from orchestrator.quantities import unbox
 
 _BRACKETED = re.compile(r"\(([A-Z])\)")
+_OFF = re.compile(
+    r"\b(?:or|not|either|neither|nor|cannot|except|but|without|wrong|incorrect|false|unlikely|maybe|perhaps|possibly|might|could"
+    r"|unless|if|hardly|never|no|excluded?|eliminated?|ruled? out|discarded?)\b|n't\b|\?",
+    re.IGNORECASE,
+)
+"""What, beside a letter, means another one or none in particular."""
 _LETTER = re.compile(
     r"(?:(?:option|choice|answer) )?(?P<open>\(?)(?P<letter>[A-Z])(?:\)|(?=[.:,]|$| -))[.:,]? ?-? ?(?P<text>.*)",
     re.IGNORECASE | re.ASCII,
@@ -51,7 +57,7 @@ def flat(text: str) -> str:
 def letter_stated(sentence: str, choices: Sequence[str]) -> str | None:
     """Return the one bracketed letter of a sentence that does not hedge, and names no other option in words."""
     letters = {match[1] for match in _BRACKETED.finditer(sentence)}
-    if len(letters) != 1 or re.search(r"\b(?:or|not|either|neither|nor)\b|n't\b", sentence, re.IGNORECASE):
+    if len(letters) != 1 or _OFF.search(sentence):
         return None
     index = ord(letter := letters.pop()) - ord("A")
     words = flat(sentence)

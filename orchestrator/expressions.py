@@ -211,6 +211,7 @@ _SIGNS: dict[str, tuple[Sign, bool]] = {
 }
 """A sign of relation -> what it becomes, and whether its sides change places."""
 _SIGN = re.compile(r"(\\(?:neq?|geq?|leq?|gt|lt)(?![a-zA-Z])|[<>!]=|[=<>])")
+_VARIABLE = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]|\\(?:theta|alpha|beta|lambda|phi)")
 _MATRIX = re.compile(r"\\begin\{([pb]?matrix)\}(.*)\\end\{\1\}")
 
 
@@ -280,7 +281,7 @@ def _relation(text: str) -> Mathematics:
     sides = _SIGN.split(text)
     if len(sides) == 1:
         return _measured(text)
-    if len(sides) > 5:
+    if len(sides) > 5 or not _VARIABLE.search(text):  # "2^3 = 8" says that it is 8
         raise NotPlain
     links = tuple(_link(sides[at], _SIGNS[sides[at + 1]], sides[at + 2]) for at in range(0, len(sides) - 2, 2))
     return links[0] if len(links) == 1 else Listing("and", links)

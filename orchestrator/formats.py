@@ -221,7 +221,10 @@ def _aliases(value: object, name: str, kind: Kind, choices: tuple[str, ...]) -> 
     others = listed(value) if isinstance(value, str) else value
     if not isinstance(others, list):
         raise BadValue(f"{name}: not a list but {_shown(value)}")
-    answers = (_answer(other, kind, choices) for other in others)
+    try:
+        answers = [_answer(other, kind, choices) for other in others]
+    except BadValue as error:
+        raise BadValue(f"{name}: {str(error).removeprefix('answer: ')}") from error
     return tuple(answer for answer in answers if answer is not None)
 
 

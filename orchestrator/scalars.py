@@ -1,7 +1,8 @@
 r"""One scalar expression as a text writes it -> LaTeX that a parser reads in one way. Pure.
 
-Invariant: `scalar` returns LaTeX in which every argument is in braces, every number is an integer or a fraction of integers, and
-every letter is a variable; or raises `NotPlain`. `x^10` means ten, as people mean it.
+Invariant: `scalar` returns LaTeX in which every argument is in braces, every product has its sign, every number is an integer or
+a fraction of integers, and every letter is a variable or one of the functions f, g, h; or raises `NotPlain`. `x^10` means ten, as
+people mean it. Signs of products are there because parsers have been seen to read "(2)(6) + x" as 2 + 6 + x.
 Not covered: what it is worth (`symbolic`).
 """
 
@@ -23,6 +24,10 @@ _TOKEN = re.compile(
     r"\\[a-zA-Z]+|[a-zA-Z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\*\*|[-+*/^_(){}\[\]|!]|(?P<space> )|(?P<other>.)", re.DOTALL
 )
 _NUMBER = re.compile(r"[0-9.]+")
+_APPLIED = frozenset("\\" + name for name in _FUNCTIONS.split())
+_OPERATORS = frozenset({"+", "-", "*", "/", r"\cdot", r"\times"})
+_OPENING = frozenset({r"\lfloor", r"\lceil"})
+_CLOSING = frozenset({r"\rfloor", r"\rceil"})
 _BRACKETS = {"(": ")", "{": "}", "[": "]"}
 _LONGEST_NUMBER = 40
 _DEEPEST = 25
@@ -83,7 +88,7 @@ def _check_brackets(tokens: list[str]) -> None:
             raise NotPlain
         if len(opened) > _DEEPEST:
             raise NotPlain
-    if opened or tokens.count("|") not in (0, 2):
+    if opened:
         raise NotPlain
 
 
@@ -94,7 +99,7 @@ def _check_neighbours(tokens: list[str]) -> None:
             raise NotPlain
         if other == r"\frac" and _NUMBER.fullmatch(one):
             raise NotPlain
-        if one in ("+", "-", "*", "/", "^", "_", r"\cdot", r"\times") and (other == "end" or other in "*/^_)}]!|"):
+        if one in ("+", "-", "*", "/", "^", "_", r"\cdot", r"\times") and (other == "end" or other in "*/^_)}]!"):
             raise NotPlain
         if (one in "([{" and other in "*/^_!)}]") or (one == other and one in ("!", "^")):
             raise NotPlain
@@ -139,17 +144,33 @@ def _skipped(tokens: list[str], at: int) -> int:
 
 
 def _sequence(tokens: list[str], at: int, closing: str | None) -> tuple[str, int]:
-    """Write tokens up to a closing bracket: the text and the place behind it."""
+    """Write tokens up to a closing bracket, with a sign for every product: the text and the place behind it."""
     written: list[str] = []
+    ends_value, barred = False, False
     while at < len(tokens):
         token = tokens[at]
         if token == closing:
-            return "".join(written), at + 1
+            break
+        closes = token in _CLOSING or (token == "|" and barred)
+        operator = token in _OPERATORS
+        if ends_value and not (operator or closes or token in "^_!") and not _applies(tokens, at):
+            written.append(r"\cdot ")
         part, at = _part(tokens, at)
         written.append(part)
-    if closing is not None:
+        opens = token in _OPENING or (token == "|" and not closes)
+        if token == "|":
+            barred = opens
+        if closes and not ends_value:
+            raise NotPlain
+        ends_value = not operator and not opens
+    if barred or (closing is not None and at == len(tokens)):
         raise NotPlain
-    return "".join(written), at
+    return "".join(written), at + (closing is not None)
+
+
+def _applies(tokens: list[str], at: int) -> bool:
+    """Whether a bracket holds the argument of f, g, h or a capital; behind another letter it is a factor."""
+    return tokens[at] == "(" and (tokens[at - 1] in "fgh" or tokens[at - 1].isupper())
 
 
 def _part(tokens: list[str], at: int) -> tuple[str, int]:
@@ -173,9 +194,31 @@ def _part(tokens: list[str], at: int) -> tuple[str, int]:
     if token in _BRACKETS:
         inside, at = _sequence(tokens, at + 1, _BRACKETS[token])
         return f"{token}{inside}{_BRACKETS[token]}", at
+    if token in _APPLIED:
+        return _function(tokens, at)
     if _NUMBER.fullmatch(token):
         return _number(token), at + 1
     return {"*": r"\cdot "}.get(token, f"{token} " if token[0] == "\\" else token), at + 1
+
+
+def _function(tokens: list[str], at: int) -> tuple[str, int]:
+    """Write a function with its argument in brackets: what is in brackets, or the product up to the next operator."""
+    written, at = tokens[at], at + 1
+    while at < len(tokens) and tokens[at] in "^_":
+        part, at = _part(tokens, at)
+        written += part
+    if at < len(tokens) and tokens[at] in "({":
+        inside, at = _sequence(tokens, at + 1, _BRACKETS[tokens[at]])
+        return f"{written}({inside})", at
+    end = at
+    while end < len(tokens) and tokens[end] not in _OPERATORS | _APPLIED | _CLOSING | {")", "}", "]", "|"}:
+        if tokens[end] == "(":
+            raise NotPlain
+        end = _skipped(tokens, end)
+    inside, _ = _sequence(tokens[at:end], 0, None)
+    if not inside:
+        raise NotPlain
+    return f"{written}({inside})", end
 
 
 def _argument(tokens: list[str], at: int) -> tuple[str, int]:

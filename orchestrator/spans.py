@@ -30,6 +30,7 @@ _TURNING = words_of(
     "almost nearly roughly under over below above less more least most before after"
 )
 """Words that turn what stands beside them into something else."""
+_MONTHS = words_of("january february march april may june july august september october november december")
 _SMALL_WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
 _SMALL = {word: str(value) for value, word in enumerate(_SMALL_WORDS.split())}
 _SCALES = words_of("hundred thousand million billion trillion dozen percent")
@@ -133,8 +134,9 @@ def _item(text: str) -> Item:
     if number is None and (match := _ACCOUNTED.fullmatch(plain)):
         inside = read(f"{match[1]}{match[2]}{match[3]}")
         number = Quantity(-inside.value, inside.measure) if inside else None
-    if number is None:
-        return Item(tuple(tokens(plain)))
+    if number is None or not _MONTHS.isdisjoint(plain.casefold().split()):
+        words = tokens(plain) or [word for word in plain.casefold().split() if word.isalnum()]  # "A" is an answer too
+        return Item(tuple(words))
     behind = _words(_FIGURES.sub("", plain))
     return Item(tuple(word for word in behind if word not in _SCALES and word not in MEASURE), number)
 
@@ -153,7 +155,7 @@ def _words(text: str) -> list[str]:
 
 
 def _is_punctuation(character: str) -> bool:
-    return unicodedata.category(character).startswith("P") or character in "$^`|~<=>¤"
+    return (unicodedata.category(character)[0] == "P" and character != "#") or character in "$^`|~<=>¤"
 
 
 def tokens(text: str) -> list[str]:

@@ -1,5 +1,6 @@
 r"""The child program that does algebra: `python -m orchestrator.symbolic SECONDS`, one JSON object a line in, one out.
 
+    {"do": "nothing"}                                       -> {"ready": true}
     {"do": "values", "a": LATEX}                            -> {"values": [[real, imaginary] or null, ...]}, null if unreadable
     {"do": "same", "a": LATEX, "b": LATEX, "up_to": ...}    -> {"same": true or false}
 
@@ -105,6 +106,8 @@ def _equal(first: sympy.Expr, second: sympy.Expr) -> bool:
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The reply to one request."""
     try:
+        if request["do"] == "nothing":
+            return {"ready": True}
         if request["do"] == "same":
             return {"same": same(request["a"], request["b"], request["up_to"])}
         found = values(request["a"])

@@ -2,8 +2,9 @@
 
 Invariant: a verdict comes back only where the answer plainly is one: "yes or no", "not true" and "neither entails nor
 contradicts" are none.
-Of the labels, the verb's own forms count ("entailed", "entails", "contradicts"), and "undetermined" for neutral, which says the
-same. Yes, true, likely, unrelated and the letters of a list do not: they answer other questions ("is it true?"), and data sets
+Of the labels, the verb's own forms count ("entailed", "entails", "contradicts"), and "undetermined" for neutral, which says
+the same; what else stands in the sentence must be one of a few words, for any other may turn its meaning.
+Yes, true, likely, unrelated and the letters of a list do not count: they answer other questions ("is it true?"), and data sets
 disagree about which letter is which label.
 Not covered: where in a text the answer stands (`answers`).
 """
@@ -28,6 +29,15 @@ _STANDING = re.compile(
 )
 
 
+_LONGEST_CLAUSE = 300
+_OFF = words_of(
+    "not no cannot neither nor or either if unless whether maybe perhaps possibly probably likely unlikely might may could would "
+    "should rather but except without nearly almost partly never hardly instead nobody none nothing unable claim claims claimed "
+    "says said say doubt doubtful unclear unknown untrue wrong incorrect isn't doesn't don't can't wasn't aren't didn't"
+)
+"""Words before a verdict that take it back or leave it open."""
+
+
 def read_verdict(answer: str) -> str | None:
     """Return yes or no where an answer plainly is one, with or without a reason behind it."""
     match = _VERDICT.fullmatch(plainly(answer))
@@ -35,11 +45,19 @@ def read_verdict(answer: str) -> str | None:
 
 
 def last_verdict(text: str) -> str | None:
-    """Return the last yes, no, true or false that ends a clause; None where it is negated or offered as one of two."""
+    """Return the last yes, no, true or false that ends a clause; None where its sentence negates, doubts or contradicts it."""
     found = None
     for found in _STANDING.finditer(text):  # noqa: B007 - only the last one counts
         pass
-    return _VERDICTS[found["verdict"].lower()] if found and not found["not"] else None
+    if not found or found["not"]:
+        return None
+    start, end = found.start("verdict"), found.end("verdict")
+    before = re.split(r"[.!?\n]", text[max(0, start - _LONGEST_CLAUSE) : start])[-1]
+    after = re.split(r"[.!?\n]", text[end : end + _LONGEST_CLAUSE])[0]
+    around = re.findall(r"[a-z']+", f"{before} {after}".casefold().replace("\u2019", "'"))
+    doubted = not _OFF.isdisjoint(re.findall(r"[a-z']+", before.casefold())) or "n't" in before
+    verdict = _VERDICTS[found["verdict"].lower()]
+    return None if doubted or any(_VERDICTS.get(word, verdict) != verdict for word in around) else verdict
 
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -49,24 +67,25 @@ _LABEL = {
     **dict.fromkeys(("neutral", "undetermined"), "neutral"),
     **dict.fromkeys(("contradiction", "contradicted", "contradicts", "contradictory"), "contradiction"),
 }
-_OFF = words_of(
-    "not no non cannot neither nor or either if unless maybe perhaps possibly probably likely unlikely might may could would "
-    "should rather than but except without nearly almost partly never hardly instead versus vs and between isn't doesn't don't "
-    "can't wasn't aren't didn't won't wouldn't couldn't fails far wrong false incorrect untrue"
+_BESIDE = words_of(
+    "the a an premise hypothesis it is are this that relation relationship between them text sentence sentences statement answer "
+    "label one two of to by so thus therefore hence final case clearly these and first second passage context claim be "
+    "classified as we have case pair its in conclude conclusion"
 )
-"""Words beside a label that make it another one, or none in particular."""
+"""The only words that may stand beside a label; all others may turn it into something else."""
 _LONGEST = 20
-_BECAUSE = re.compile(r"\b(?:because|since|as)\b|[,;:\u2014]", re.IGNORECASE)
+_BECAUSE = re.compile(r"[,;:.\u2014 ]*\b(?:because|since|as)\b(?! an?\b)", re.IGNORECASE)
 
 
 def read_label(answer: str) -> str | None:
-    """Return the label that an answer plainly gives: itself, or in a short sentence that names one and takes nothing back."""
-    said = _BECAUSE.split(plainly(answer)[:2000], maxsplit=1)
-    words = re.findall(r"[a-z']+", said[0].casefold().replace("\u2019", "'"))
+    """Return the label that an answer plainly gives: itself, or in a short sentence of nothing else, with or without a reason."""
+    said, *reason = _BECAUSE.split(plainly(answer)[:2000], maxsplit=1)
+    words = re.findall(r"[^\W\d_]+(?:'[a-z]+)?", said.casefold().replace("\u2019", "'"))
     labels = {_LABEL[word] for word in words if word in _LABEL}
-    if len(labels) != 1 or len(words) > _LONGEST or not _OFF.isdisjoint(words) or re.search(r"non-|[?/|]", said[0]):
+    others = [word for word in words if word not in _LABEL and word not in _BESIDE]
+    if len(labels) != 1 or len(words) > _LONGEST or others or re.search(r"[-?/|:;0-9_]", said):
         return None
-    behind = set(re.findall(r"[a-z]+", said[1].casefold())) if len(said) > 1 else set()
+    behind = re.findall(r"[a-z]+", " ".join(reason).casefold())
     return None if any(_LABEL.get(word) not in (None, *labels) for word in behind) or "or" in behind else labels.pop()
 
 

@@ -233,6 +233,80 @@ def test_no_boolean_answers(tmp_path: Path, value: object) -> None:
         _load(tmp_path, _lines({"question": "a", "answer": value}), answers="boolean")
 
 
+LABELS = [
+    *[(0, "entailment"), (1, "neutral"), (2, "contradiction"), ("2", "contradiction"), (" Neutral ", "neutral")],
+    *[
+        ("entailed", "entailment"),
+        (-1, None),
+        (3, None),
+        (True, None),
+        (1.0, None),
+        ("yes", None),
+        ("not neutral", None),
+        (None, None),
+    ],
+]
+
+
+@pytest.mark.parametrize(("value", "label"), LABELS)
+def test_entailment_answers_are_labels_or_their_numbers(value: object, label: str | None) -> None:
+    source = File.model_validate({"kind": "file", "path": "q", "answers": "entailment"})
+    row = Row("q:1", {"question": "a", "answer": value})
+    if label:
+        assert question(row, source).answer == label
+    else:
+        with pytest.raises(BadValue, match=r"^answer: not entailment, neutral or contradiction \(0, 1, 2\) but"):
+            question(row, source)
+
+
+SPANS = [
+    (" the dog ", "the dog"),
+    (12.50, "12.5"),
+    ("$5.2 million", "$5.2 million"),
+    (["one"], "one"),
+    (["a dog", 3], '["a dog", "3"]'),
+    *[([], None), (["x", None], None), ([["x"]], None), ("", None), ("...", None), (None, None), (True, None), ({"a": 1}, None)],
+]
+
+
+@pytest.mark.parametrize(("value", "answer"), SPANS)
+def test_span_answers_are_texts_numbers_or_several(value: object, answer: str | None) -> None:
+    source = File.model_validate({"kind": "file", "path": "q", "answers": "span"})
+    row = Row("q:1", {"question": "a", "answer": value})
+    if answer:
+        assert question(row, source).answer == answer
+    else:
+        with pytest.raises(BadValue, match=r"^answer: "):
+            question(row, source)
+
+
+@pytest.mark.parametrize(("value", "answer"), [("It rains.", "It rains."), (None, None), (" ", None), (3, "3")])
+def test_open_answers_are_any_text_or_none(value: object, answer: str | None) -> None:
+    source = File.model_validate({"kind": "file", "path": "q", "answers": "open"})
+    assert question(Row("q:1", {"question": "a", "answer": value}), source).answer == answer
+
+
+ALIASES = [(["two", 2.0, "2", "two"], ("two",)), ('["deux"]', ("deux",)), ([], ()), (None, ()), ("", ())]
+
+
+@pytest.mark.parametrize(("value", "aliases"), ALIASES)
+def test_other_answers_are_kept_once_and_are_part_of_the_id_only_where_there_are_any(
+    value: object, aliases: tuple[str, ...]
+) -> None:
+    source = File.model_validate({"kind": "file", "path": "q", "answers": "span", "fields": {"aliases": "others"}})
+    found = question(Row("q:1", {"question": "a", "answer": "2", "others": value}), source)
+    assert found.aliases == aliases
+    plain = content_id("question", "a", "2", "span", ())
+    assert found.id == (content_id("question", "a", "2", "span", (), aliases) if aliases else plain)
+
+
+@pytest.mark.parametrize("value", ["two", 3, {"a": 1}, [None], [["x"], {}]])
+def test_bad_lists_of_other_answers(value: object) -> None:
+    source = File.model_validate({"kind": "file", "path": "q", "answers": "span", "fields": {"aliases": "others"}})
+    with pytest.raises(BadValue, match=r"^others: "):
+        question(Row("q:1", {"question": "a", "answer": "2", "others": value}), source)
+
+
 NUMBERS = [
     (145.0, "145"),
     ("145.0", "145"),
@@ -263,10 +337,10 @@ def test_numbers_are_written_plainly_and_kept_exactly(tmp_path: Path, value: obj
     )
 )
 def test_no_row_raises_anything_but_bad_value(columns: dict[str, object]) -> None:
-    for kind in ("math", "choice", "boolean"):
-        source = File.model_validate({"kind": "file", "path": "q", "answers": kind})
+    for kind in ("math", "choice", "boolean", "entailment", "span", "open"):
+        source = File.model_validate({"kind": "file", "path": "q", "answers": kind, "fields": {"aliases": "a"}})
         try:
-            assert question(Row("q:1", {"question": "a"} | columns), source).kind == kind
+            assert question(Row("q:1", {"question": "a", "a": None} | columns), source).kind == kind
         except BadValue as error:
             assert str(error)
 
