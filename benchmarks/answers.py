@@ -30,8 +30,8 @@ from machine import device
 from math_verify import parse as read_mathematics
 from math_verify import verify
 
-from orchestrator.answers import compare, find_answer
-from orchestrator.checker import Checker, open_checker
+from orchestrator.answers.answer import compare, find_answer
+from orchestrator.answers.checker import Checker, open_checker
 from store.types import Question
 
 MOST_FALSE_ACCEPTS, MOST_FALSE_REJECTS = 0.001, 0.01

@@ -50,7 +50,7 @@ from configs.engines import LitellmEngine as LitellmConfig
 from configs.engines import OpenAIEngine as OpenAIConfig
 from configs.load import load
 from configs.schema import WordProblems
-from orchestrator.questions import load_questions
+from orchestrator.questions.load import load_questions
 from store.reasoning import header
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -31,7 +31,7 @@ from proving_ground import Ground, Plan, build
 from proving_ground.build import CACHE
 from sampled_traces import Sampled, Trace, consensuses, sampled, trajectories
 
-from orchestrator.answers import same_answer
+from orchestrator.answers.answer import same_answer
 from orchestrator.consensus import target_of
 from orchestrator.evaluate import interval
 from store.types import Cluster, Consensus

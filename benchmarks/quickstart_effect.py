@@ -31,7 +31,7 @@ from agents.prover import predictive_perplexity
 from agents.roster import Roster, open_roster
 from configs.load import load
 from configs.schema import RunConfig
-from orchestrator.answers import extract, same_answer
+from orchestrator.answers.answer import extract, same_answer
 from orchestrator.daemon import Draining
 from orchestrator.evaluate import interval
 from orchestrator.folder import held

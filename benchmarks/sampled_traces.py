@@ -25,7 +25,7 @@ from agents import prompts
 from agents.embedder import open_embedder
 from agents.engines.base import Engine, together
 from configs.sift import Consensus as Config
-from orchestrator.answers import extract, same_answer
+from orchestrator.answers.answer import extract, same_answer
 from orchestrator.consensus import ConsensusGraph
 from store.types import Consensus, Trajectory, Usage, content_id
 

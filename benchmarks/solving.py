@@ -9,7 +9,7 @@ from agents.embedder import open_embedder
 from agents.ledger import Terms
 from agents.roster import Roster
 from configs.schema import RunConfig
-from orchestrator.checker import open_checker
+from orchestrator.answers.checker import open_checker
 from orchestrator.progress import Lines
 from orchestrator.quota import Quota
 from orchestrator.solve import Solver

@@ -34,7 +34,7 @@ from agents.limits import Gate
 from agents.roster import open_roster
 from configs.schema import RunConfig
 from orchestrator.logs import logging_to
-from orchestrator.questions import load_questions
+from orchestrator.questions.load import load_questions
 from store.store import open_store
 
 NUM_QUESTIONS, TEACHERS, EVERYTHING = 64, ("whole", "digits"), 1024

@@ -1,6 +1,6 @@
 """Where questions come from: the keys of every kind of source.
 
-Not covered: reading them (`orchestrator.questions`).
+Not covered: reading them (`orchestrator.questions.load`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from orchestrator.columns import FORMATS
+from orchestrator.exports.columns import FORMATS
 from orchestrator.names import NameTaken, check_names
 
 _SAMPLE = 3
@@ -49,7 +49,7 @@ def _known(error: Exception) -> int:
     from configs.load import ConfigError
     from orchestrator.daemon import Interrupted, PortTaken
     from orchestrator.folder import FolderError
-    from orchestrator.questions import QuestionsError
+    from orchestrator.questions.load import QuestionsError
     from orchestrator.supervisor import ChildFailed, ChildRefused
     from store.store import StoreError
 

@@ -19,12 +19,12 @@ from rich.console import Console
 from configs import schema
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
-from orchestrator.columns import Format
 from orchestrator.daemon import drained
 from orchestrator.estimate import show_estimate
 from orchestrator.evaluate import accuracy, measure
-from orchestrator.export import check_format, place
-from orchestrator.export import export as export_as
+from orchestrator.exports.columns import Format
+from orchestrator.exports.export import check_format, place
+from orchestrator.exports.export import export as export_as
 from orchestrator.folder import Folder, held
 from orchestrator.logs import logging_to
 from orchestrator.progress import showing
@@ -98,7 +98,7 @@ def evaluate(config: RunConfig, *, model: str | None, adapter: str | None, as_js
 
 async def _measured(config: RunConfig, student: schema.Student, adapter: Path | None) -> dict[str, Any]:
     from agents.roster import open_model
-    from orchestrator.checker import open_checker
+    from orchestrator.answers.checker import open_checker
     from orchestrator.students import engine_of, held_out
 
     assert config.evaluation is not None

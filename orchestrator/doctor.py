@@ -27,7 +27,7 @@ from agents.probe import probe
 from agents.roster import open_model
 from configs.schema import RunConfig, Source
 from orchestrator.names import PACKAGES, NameTaken, check_names
-from orchestrator.questions import QuestionsError, load_questions
+from orchestrator.questions.load import QuestionsError, load_questions
 from store.types import Question
 
 _GIB = 1 << 30

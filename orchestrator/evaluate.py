@@ -17,8 +17,8 @@ from agents.engines.base import Completion
 from agents.errors import Broken, EngineError
 from agents.ledger import Model
 from configs.schema import Evaluation
-from orchestrator.answers import extract
-from orchestrator.checker import Checker
+from orchestrator.answers.answer import extract
+from orchestrator.answers.checker import Checker
 from store.store import Store
 from store.types import Attempt, Failure, Question, Usage, content_id
 

@@ -29,10 +29,10 @@ from configs.load import dump, identity
 from configs.schema import RunConfig
 from orchestrator.daemon import Draining, Interrupted, status_server
 from orchestrator.estimate import estimate
-from orchestrator.export import export_messages
+from orchestrator.exports.export import export_messages
 from orchestrator.folder import Folder
-from orchestrator.gather import gather
 from orchestrator.progress import Progress
+from orchestrator.questions.gather import gather
 from orchestrator.students import Students
 from orchestrator.summary import STAGES, summarise
 from orchestrator.workers import Search

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from agents.ledger import Ledger
 from agents.roster import Roster
 from configs.schema import RunConfig, Sampling
-from orchestrator.answers import find_answer
+from orchestrator.answers.answer import find_answer
 from orchestrator.conclusions import Conclusions
 from orchestrator.failures import Failures
 from orchestrator.proposals import proposing

@@ -20,8 +20,8 @@ from agents.prover import Prover
 from agents.roster import Roster
 from configs.schema import Search
 from orchestrator.aim import Aim
-from orchestrator.answers import extract
-from orchestrator.checker import Checker
+from orchestrator.answers.answer import extract
+from orchestrator.answers.checker import Checker
 from orchestrator.search import Tree, node_id
 from orchestrator.strategies import Scoring
 from store.reasoning import joined

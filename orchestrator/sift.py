@@ -4,7 +4,7 @@
 
 Invariant: exactly one verdict for each trajectory, with its reason; nothing is deleted. What does not plainly pass is not
 accepted: a tie of the judges decides nothing. Of trajectories that say the same, one is judged, and one is accepted.
-Not covered: what is the same answer (`answers.py`, `checker.py`), the graph (`consensus.py`), one ruling (`agents.judge`).
+Not covered: what is the same answer (`answers/`), the graph (`consensus.py`), one ruling (`agents.judge`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agents.roster import Roster
 from agents.steps import folded
 from configs.schema import RunConfig
 from orchestrator.aim import Aim
-from orchestrator.checker import Checker
+from orchestrator.answers.checker import Checker
 from orchestrator.failures import Failures
 from orchestrator.scoring import all_of
 from store.types import Consensus, Outcome, Question, Ruling, Standing, Trajectory, Verdict, content_id

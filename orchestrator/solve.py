@@ -24,7 +24,7 @@ from agents.ledger import Ledger, Terms
 from agents.roster import Roster
 from configs.schema import RunConfig
 from orchestrator.aim import Aim, gold
-from orchestrator.checker import Checker
+from orchestrator.answers.checker import Checker
 from orchestrator.conclusions import Conclusions
 from orchestrator.consensus import ConsensusGraph, target_of
 from orchestrator.failures import Failures

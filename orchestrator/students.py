@@ -18,12 +18,12 @@ from configs import schema
 from configs.engines import TransformersEngine
 from configs.load import identity
 from configs.schema import Evaluation, RunConfig
-from orchestrator.checker import open_checker
+from orchestrator.answers.checker import open_checker
 from orchestrator.daemon import Draining
 from orchestrator.evaluate import measure
 from orchestrator.folder import Folder, write_whole
 from orchestrator.progress import Progress
-from orchestrator.questions import load_questions
+from orchestrator.questions.load import load_questions
 from orchestrator.supervisor import run_child
 from store.store import Store
 from store.types import Question, content_id

@@ -20,8 +20,8 @@ from agents.prover import Prover
 from agents.roster import Roster
 from configs.schema import RunConfig
 from orchestrator.aim import Aim
-from orchestrator.answers import find_answer
-from orchestrator.checker import Checker
+from orchestrator.answers.answer import find_answer
+from orchestrator.answers.checker import Checker
 from orchestrator.conclusions import Conclusions
 from orchestrator.failures import Failures
 from orchestrator.progress import Progress

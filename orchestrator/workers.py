@@ -24,7 +24,7 @@ from agents.roster import Roster, open_roster
 from agents.shared_ledger import open_shared_ledger
 from configs.load import identity
 from configs.schema import RunConfig
-from orchestrator.checker import open_checker
+from orchestrator.answers.checker import open_checker
 from orchestrator.daemon import Draining
 from orchestrator.folder import Folder, write_whole
 from orchestrator.progress import Progress

@@ -22,7 +22,7 @@ from agents.prover import predictive_perplexity
 from agents.steps import STOPS
 from configs.engines import TransformersEngine as Config
 from configs.schema import Asking
-from orchestrator.answers import extract, same_answer
+from orchestrator.answers.answer import extract, same_answer
 from store.reasoning import header
 from store.types import Question
 

@@ -44,8 +44,15 @@ def test_the_folders_and_files_it_names_exist() -> None:
 
 
 def test_its_configurations_are_accepted() -> None:
-    least = {"name": "walk", "questions": [{"kind": "word_problems", "count": 1}]}
+    scripted = {"kind": "scripted"}
+    least = {
+        "name": "walk",
+        "questions": [{"kind": "word_problems", "count": 1}],
+        "engines": {"near": scripted, "far": scripted},
+        "teachers": [{"name": "ann", "engine": "near"}],
+        "prover": {"engine": "near"},
+    }
     blocks = re.findall(r"```yaml\n(.*?)```", readme(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         RunConfig.model_validate(least | yaml.safe_load(block))

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import pytest
 
-from orchestrator.answers import read_form
-from orchestrator.checker import Checker, open_checker
+from orchestrator.answers.answer import read_form
+from orchestrator.answers.checker import Checker, open_checker
 from store.types import Kind, Question
 
 T = TypeVar("T")
@@ -294,7 +294,9 @@ def test_no_child_outlives_a_cancelled_check() -> None:
 def test_a_child_ends_by_itself_when_nobody_listens_to_it_any_more() -> None:
     async def work() -> bool:
         child = await asyncio.create_subprocess_exec(
-            *("python", "-m", "orchestrator.symbolic", "0.5"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            *("python", "-m", "orchestrator.answers.symbolic", "0.5"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         assert child.stdin
         assert child.stdout

@@ -13,10 +13,10 @@ import pytest
 from judged_run import HOSTILE, OF_GOLD, OF_OPEN
 
 from configs.schema import RunConfig
-from orchestrator import pages
-from orchestrator.columns import FORMATS, MESSAGES, PAIRS, PREFERENCES, Format
-from orchestrator.dataset import PARTS
-from orchestrator.export import export
+from orchestrator.exports import pages
+from orchestrator.exports.columns import FORMATS, MESSAGES, PAIRS, PREFERENCES, Format
+from orchestrator.exports.dataset import PARTS
+from orchestrator.exports.export import export
 from store.store import Judged, Store, StoreError, open_store
 from store.types import Outcome, QuestionState, Verdict
 

@@ -7,8 +7,8 @@ from configs.load import load
 from orchestrator.daemon import Draining
 from orchestrator.folder import Folder
 from orchestrator.progress import Lines
+from orchestrator.questions.word_problems import word_problems
 from orchestrator.students import Students
-from orchestrator.word_problems import word_problems
 from store.store import open_store
 
 

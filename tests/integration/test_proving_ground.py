@@ -27,8 +27,8 @@ from proving_ground.tokens import ANSWER, CUTS, UNKNOWN, cut_at_answer, encode, 
 
 from agents import prompts
 from configs.schema import Asking, File, RunConfig
-from orchestrator.answers import extract, same_answer
-from orchestrator.questions import load_questions
+from orchestrator.answers.answer import extract, same_answer
+from orchestrator.questions.load import load_questions
 from store.reasoning import closed_reasoning, header, open_reasoning
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from configs.schema import File
-from orchestrator.answers import same_answer
-from orchestrator.questions import LoadedQuestions, QuestionsError, load_questions
+from orchestrator.answers.answer import same_answer
+from orchestrator.questions.load import LoadedQuestions, QuestionsError, load_questions
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = Path(os.environ.get("PERIPATOS_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -91,7 +91,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from configs.schema import File
-from orchestrator.questions import QuestionsError, load_questions
+from orchestrator.questions.load import QuestionsError, load_questions
 sys.modules.update(dict.fromkeys({absent!r}))
 try:
     load_questions(File(kind="file", path={path!r}), Path({base!r}))
@@ -126,6 +126,6 @@ def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
 
 
 def test_loading_the_modules_imports_nothing_heavy() -> None:
-    code = "import orchestrator.questions, sys; print({'torch', 'pyarrow', 'datasets', 'math_verify'} & set(sys.modules))"
+    code = "import orchestrator.questions.load, sys; print({'torch', 'pyarrow', 'datasets', 'math_verify'} & set(sys.modules))"
     child = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60)
     assert child.stdout == "set()\n"

@@ -19,9 +19,9 @@ from agents.roster import Roster
 from agents.teacher import Teacher
 from configs.engines import ScriptedEngine as Config
 from configs.schema import RunConfig, WordProblems
-from orchestrator.checker import open_checker
+from orchestrator.answers.checker import open_checker
 from orchestrator.progress import Lines
-from orchestrator.questions import load_questions
+from orchestrator.questions.load import load_questions
 from orchestrator.quota import Quota
 from orchestrator.solve import Drained, Solver
 from store.store import Store, open_store

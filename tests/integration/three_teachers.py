@@ -23,7 +23,7 @@ from agents.teacher import Teacher
 from configs.engines import EngineLimits
 from configs.engines import ScriptedEngine as Config
 from configs.schema import RunConfig
-from orchestrator.checker import open_checker
+from orchestrator.answers.checker import open_checker
 from orchestrator.progress import Lines
 from orchestrator.quota import Quota
 from orchestrator.solve import Solver

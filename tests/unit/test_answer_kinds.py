@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.answers import Found, compare, extract, find_answer, normalise, read_form
-from orchestrator.expressions import Words, matched, read_mathematics
-from orchestrator.spans import f1
+from orchestrator.answers.answer import Found, compare, extract, find_answer, normalise, read_form
+from orchestrator.answers.expressions import Words, matched, read_mathematics
+from orchestrator.answers.spans import f1
 from store.types import Kind
 
 KINDS: tuple[Kind, ...] = ("math", "choice", "boolean", "entailment", "span", "open")

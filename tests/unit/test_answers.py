@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.answers import extract, normalise, same_answer
-from orchestrator.quantities import read, tidy, written
+from orchestrator.answers.answer import extract, normalise, same_answer
+from orchestrator.answers.quantities import read, tidy, written
 from store.types import Kind
 
 KINDS: tuple[Kind, ...] = ("math", "choice", "boolean")

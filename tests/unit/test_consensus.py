@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from agents.embedder import open_embedder
 from configs.sift import Consensus as Config
-from orchestrator.answers import same_answer
+from orchestrator.answers.answer import same_answer
 from orchestrator.consensus import ConsensusGraph, target_of
-from orchestrator.export import json_line
-from orchestrator.graphs import graphml, node_link, to_graph
+from orchestrator.exports.export import json_line
+from orchestrator.exports.graphs import graphml, node_link, to_graph
 from store.judged import Judged
 from store.types import Consensus, Outcome, Question, Standing, Trajectory, Usage, Verdict
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.card import plain, table
-from orchestrator.columns import MESSAGES, PAIRS, writable
-from orchestrator.export import json_line
-from orchestrator.exported_rows import alpaca_row, messages_row, pair_row, sharegpt_row
-from orchestrator.licences import hub_licence
-from orchestrator.pairs import paired
+from orchestrator.exports.card import plain, table
+from orchestrator.exports.columns import MESSAGES, PAIRS, writable
+from orchestrator.exports.export import json_line
+from orchestrator.exports.licences import hub_licence
+from orchestrator.exports.pairs import paired
+from orchestrator.exports.rows import alpaca_row, messages_row, pair_row, sharegpt_row
 from store.store import Judged
 from store.types import Outcome, Question, Ruling, Standing, Trajectory, Usage, Verdict
 
@@ -86,7 +86,7 @@ def test_every_row_comes_back_from_parquet_with_the_same_types(made: list[tuple[
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'peripatos[data]'")
     import pyarrow.parquet
 
-    from orchestrator.parquet import arrow_schema
+    from orchestrator.exports.parquet import arrow_schema
 
     rows = [writable(messages_row(judged, system)) for judged, system in made]
     file = io.BytesIO()

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import File, WordProblems
-from orchestrator.formats import BadValue, question
-from orchestrator.questions import LoadedQuestions, QuestionsError, load_questions
-from orchestrator.rows import Row
+from orchestrator.questions.formats import BadValue, question
+from orchestrator.questions.load import LoadedQuestions, QuestionsError, load_questions
+from orchestrator.questions.rows import Row
 from store.types import content_id
 
 TWO = b'{"question": "1+1?", "answer": "2"}\n{"question": "1+2?", "answer": 3}\n'

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from configs import schema
 from configs.schema import RunConfig, Search
-from orchestrator.preferences import preferences
+from orchestrator.exports.preferences import preferences
 from orchestrator.search import Tree, best, closing, latecomers, merged, node_id, plant, spent
 from orchestrator.strategies import Ask, Strategy, strategy_of
 from store.types import Advance, Candidate, Finish, Node, NodeState, Question, Score, Step, Usage

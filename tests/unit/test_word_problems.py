@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema import WordProblems
-from orchestrator.questions import QuestionsError, load_questions
-from orchestrator.word_problems import Sum, word_problems
-from orchestrator.word_templates import HE, SHE, THEMES
+from orchestrator.questions.load import QuestionsError, load_questions
+from orchestrator.questions.word_problems import Sum, word_problems
+from orchestrator.questions.word_templates import HE, SHE, THEMES
 from store.types import Question
 
 SEEDS = st.integers(0, 2**32)

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.quantities import MEASURE, Quantity, read, tidy, unbox
-from orchestrator.scalars import NotPlain, scalar
+from orchestrator.answers.quantities import MEASURE, Quantity, read, tidy, unbox
+from orchestrator.answers.scalars import NotPlain, scalar
 
 LONGEST = 400
 """Characters beyond which an answer is words."""

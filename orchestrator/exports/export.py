@@ -24,14 +24,14 @@ from pathlib import Path
 
 from configs.load import ConfigError
 from configs.schema import RunConfig
-from orchestrator import pages
-from orchestrator.columns import MESSAGES, WITH_BEST, Format, writable
-from orchestrator.dataset import export_dataset
-from orchestrator.exported_rows import Row, alpaca_row, messages_row, node_row, pair_row, preference_row, sharegpt_row
+from orchestrator.exports import pages
+from orchestrator.exports.columns import MESSAGES, WITH_BEST, Format, writable
+from orchestrator.exports.dataset import export_dataset
+from orchestrator.exports.pairs import paired
+from orchestrator.exports.parquet import check_parquet, parquet_file
+from orchestrator.exports.preferences import preferences
+from orchestrator.exports.rows import Row, alpaca_row, messages_row, node_row, pair_row, preference_row, sharegpt_row
 from orchestrator.folder import Folder, drafted
-from orchestrator.pairs import paired
-from orchestrator.parquet import check_parquet, parquet_file
-from orchestrator.preferences import preferences
 from store.store import Store
 
 _UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029]")
@@ -96,7 +96,7 @@ def _rows(store: Store, config: RunConfig, form: Format, system: str | None, bes
         case "pairs":
             return (pair_row(pair, system) async for together in pages.by_question(store) for pair in paired(together))
         case "graphs":
-            from orchestrator.graphs import node_link, to_graph  # networkx takes a while to import
+            from orchestrator.exports.graphs import node_link, to_graph  # networkx takes a while to import
 
             return (node_link(to_graph(consensus, judged)) async for consensus, judged in pages.consensuses(store))
         case _:
@@ -106,7 +106,7 @@ def _rows(store: Store, config: RunConfig, form: Format, system: str | None, bes
 
 
 async def _write_graphml(store: Store, path: Path) -> str:
-    from orchestrator.graphs import graphml, to_graph, together
+    from orchestrator.exports.graphs import graphml, to_graph, together
 
     graphs = [to_graph(consensus, judged) async for consensus, judged in pages.consensuses(store)]
     with drafted(path) as draft:

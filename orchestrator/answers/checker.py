@@ -1,8 +1,8 @@
 """Whether answers are right: the one rule of sift and evaluation.
 
-Invariant: the same two answers get the same ruling in either order; a ruling that takes longer than the deadline is "not the
+Invariant: the same two answers get the same comparison in either order; a comparison that takes longer than the deadline is "not the
 same", and says so. Numbers need no child process. The partition that `groups` makes does not depend on the order of the answers.
-Not covered: where an answer stands in a text (`answers`), judges.
+Not covered: where an answer stands in a text (`answer.py`), judges.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeVar
 
-from orchestrator.algebra import Algebra, Late, Undecided, open_algebra
-from orchestrator.answers import Form, read_form, same_form
-from orchestrator.expressions import Expression, Listing, Relation, latex_of, matched
-from orchestrator.quantities import Quantity
-from orchestrator.spans import f1
+from orchestrator.answers.algebra import Algebra, Late, Undecided, open_algebra
+from orchestrator.answers.answer import Form, read_form, same_form
+from orchestrator.answers.expressions import Expression, Listing, Relation, latex_of, matched
+from orchestrator.answers.quantities import Quantity
+from orchestrator.answers.spans import f1
 from store.types import Kind, Question
 
 _MOST_KNOWN = 20_000
-"""Rulings, and fingerprints, that are kept."""
+"""Comparisons, and fingerprints, that are kept."""
 _MOST_UNORDERED = 12
 """Items of a set beyond which nobody tries which is which."""
 _CLOSE = 1e-9
@@ -41,7 +41,7 @@ class Checked(NamedTuple):
     f1: float | None = None
 
 
-class Ruling(NamedTuple):
+class Comparison(NamedTuple):
     """Whether two answers are the same, and in words what decided; not `decided`: nobody could tell, so they are not."""
 
     same: bool
@@ -54,12 +54,12 @@ class Checker:
 
     def __init__(self, algebra: Algebra) -> None:
         self.algebra = algebra
-        self._known: dict[tuple[str, str, str], Ruling] = {}
+        self._known: dict[tuple[str, str, str], Comparison] = {}
         self._values: dict[str, Values] = {}
 
     async def same(self, a: str, b: str, kind: Kind, choices: Sequence[str] = ()) -> bool:
         """Return whether both are the same answer."""
-        return (await self._rule(read_form(a, kind, choices), read_form(b, kind, choices))).same
+        return (await self._compared(read_form(a, kind, choices), read_form(b, kind, choices))).same
 
     async def check(self, question: Question, answer: str, target: str, *, span_f1: float = 1.0) -> Checked:
         """Return whether `answer` is `target`, or one of the question's other answers where `target` is its gold one.
@@ -68,17 +68,17 @@ class Checker:
         """
         kind, choices, span = question.kind, question.choices, question.kind == "span"
         form = read_form(answer, kind, choices)
-        ruling = await self._rule(form, read_form(target, kind, choices))
-        if ruling.same:
-            return Checked(True, ruling.how, 1.0 if span else None)
+        comparison = await self._compared(form, read_form(target, kind, choices))
+        if comparison.same:
+            return Checked(True, comparison.how, 1.0 if span else None)
         others = question.aliases if target == question.answer else ()
         for other in others:
-            if (await self._rule(form, read_form(other, kind, choices))).same:
+            if (await self._compared(form, read_form(other, kind, choices))).same:
                 return Checked(True, "one of the question's other answers", 1.0 if span else None)
         if span:
             overlap = max(f1(answer, each) for each in (target, *others))
             return Checked(span_f1 < 1 and 0 < overlap >= span_f1, f"F1 {overlap:.2f}", overlap)
-        return Checked(False, "only a judge can tell" if kind == "open" else ruling.how)
+        return Checked(False, "only a judge can tell" if kind == "open" else comparison.how)
 
     async def groups(self, answers: Sequence[str], kind: Kind, choices: Sequence[str] = ()) -> list[int]:
         """Return the group of each answer, numbered as they first appear; what is plainly no answer is alone."""
@@ -123,7 +123,7 @@ class Checker:
 
     async def _first_same(self, form: Form, others: Iterable[F]) -> F | None:
         for other in others:
-            if await self._may_be_same(form, other) and (await self._rule(form, other)).same:
+            if await self._may_be_same(form, other) and (await self._compared(form, other)).same:
                 return other
         return None
 
@@ -149,45 +149,45 @@ class Checker:
             _keep(self._values, latex, values and tuple(pair and complex(*pair) for pair in values))
         return self._values.get(latex)
 
-    async def _rule(self, a: Form | None, b: Form | None) -> Ruling:
+    async def _compared(self, a: Form | None, b: Form | None) -> Comparison:
         """Whether two forms are the same, by algebra where only that can tell."""
         plain = same_form(a, b)
         if plain is not None:
-            return Ruling(plain, "answer check")
+            return Comparison(plain, "answer check")
         if isinstance(a, Listing) and isinstance(b, Listing):
-            return await self._rule_listings(a, b)
+            return await self._compared_listings(a, b)
         if isinstance(a, Relation) and isinstance(b, Relation):
             return await self._algebra(a.difference, b.difference, "factor" if a.sign in ("=", "!=") else "positive factor")
         assert isinstance(a, Quantity | Expression)
         assert isinstance(b, Quantity | Expression)
         return await self._algebra(latex_of(a), latex_of(b), "nothing")
 
-    async def _rule_listings(self, a: Listing, b: Listing) -> Ruling:
+    async def _compared_listings(self, a: Listing, b: Listing) -> Comparison:
         size = len(a.items)
         if not a.ordered and size > _MOST_UNORDERED:
-            return Ruling(False, f"more than {_MOST_UNORDERED} expressions in any order", decided=False)
+            return Comparison(False, f"more than {_MOST_UNORDERED} expressions in any order", decided=False)
         table = [[False] * size for _ in range(size)]
         for row, one in enumerate(a.items):
             for column, other in enumerate(b.items):
                 if a.ordered and row != column:
                     continue
-                ruling = await self._rule(one, other)
-                if not ruling.decided or (a.ordered and not ruling.same):
-                    return ruling
-                table[row][column] = ruling.same
-        return Ruling(a.ordered or matched(table) is True, "symbolic equality")
+                comparison = await self._compared(one, other)
+                if not comparison.decided or (a.ordered and not comparison.same):
+                    return comparison
+                table[row][column] = comparison.same
+        return Comparison(a.ordered or matched(table) is True, "symbolic equality")
 
-    async def _algebra(self, a: str, b: str, up_to: str) -> Ruling:
+    async def _algebra(self, a: str, b: str, up_to: str) -> Comparison:
         key = (min(a, b), max(a, b), up_to)
         if key not in self._known:
             try:
                 same = (await self.algebra.ask({"do": "same", "a": key[0], "b": key[1], "up_to": up_to}))["same"]
             except Late as error:
-                _keep(self._known, key, Ruling(False, str(error), decided=False))
+                _keep(self._known, key, Comparison(False, str(error), decided=False))
                 return self._known[key]
             except Undecided as error:
-                return Ruling(False, str(error), decided=False)
-            _keep(self._known, key, Ruling(same, "symbolic equality"))
+                return Comparison(False, str(error), decided=False)
+            _keep(self._known, key, Comparison(same, "symbolic equality"))
         return self._known[key]
 
 

@@ -21,8 +21,8 @@ from configs.engines import EngineConfig
 from configs.load import identity
 from configs.schema import RunConfig
 from configs.sources import File, Source
-from orchestrator.columns import MESSAGES, PAIRS, PREFERENCES, Columns
-from orchestrator.licences import hub_licence
+from orchestrator.exports.columns import MESSAGES, PAIRS, PREFERENCES, Columns
+from orchestrator.exports.licences import hub_licence
 from store.store import Judged, Placed
 from store.types import Outcome, QuestionState, content_id
 

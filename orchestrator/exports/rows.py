@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.pairs import Pair
-from orchestrator.preferences import Preference
+from orchestrator.exports.pairs import Pair
+from orchestrator.exports.preferences import Preference
 from orchestrator.search import Tree
 from store.reasoning import THINK_CLOSE, THINK_OPEN, Segmentation, joined, response, user_text
 from store.store import Judged

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.expressions import pairs_off
-from orchestrator.quantities import MEASURE, Quantity, read, tidy, words_of, written
+from orchestrator.answers.expressions import pairs_off
+from orchestrator.answers.quantities import MEASURE, Quantity, read, tidy, words_of, written
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _TURNING = words_of(

@@ -6,15 +6,15 @@ Of the labels, the verb's own forms count ("entailed", "entails", "contradicts")
 the same; what else stands in the sentence must be one of a few words, for any other may turn its meaning.
 Yes, true, likely, unrelated and the letters of a list do not count: they answer other questions ("is it true?"), and data sets
 disagree about which letter is which label.
-Not covered: where in a text the answer stands (`answers`).
+Not covered: where in a text the answer stands (`answer.py`).
 """
 
 from __future__ import annotations
 
 import re
 
-from orchestrator.choices import plainly
-from orchestrator.quantities import words_of
+from orchestrator.answers.choices import plainly
+from orchestrator.answers.quantities import words_of
 
 _VERDICTS = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 _VERDICT = re.compile(

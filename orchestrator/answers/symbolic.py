@@ -1,4 +1,4 @@
-r"""The child program that does algebra: `python -m orchestrator.symbolic SECONDS`, one JSON object a line in, one out.
+r"""The child program that does algebra: `python -m orchestrator.answers.symbolic SECONDS`, one JSON object a line in, one out.
 
     {"do": "nothing"}                                       -> {"ready": true}
     {"do": "values", "a": LATEX}                            -> {"values": [[real, imaginary] or null, ...]}, null if unreadable

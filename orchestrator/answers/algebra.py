@@ -82,7 +82,7 @@ class _Child:
     async def _start(self) -> None:
         await self.close()
         self._process = process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "orchestrator.symbolic", str(2 * self._deadline_s)),
+            *(sys.executable, "-m", "orchestrator.answers.symbolic", str(2 * self._deadline_s)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -100,7 +100,7 @@ class _Child:
             if not ready:
                 await self.close()
         if not ready:
-            raise AlgebraFailed(f"{sys.executable} -m orchestrator.symbolic does not start; is math-verify installed?")
+            raise AlgebraFailed(f"{sys.executable} -m orchestrator.answers.symbolic does not start; is math-verify installed?")
 
     async def close(self) -> None:
         """Kill it with all that it started."""

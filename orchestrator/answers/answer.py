@@ -24,11 +24,11 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from orchestrator.choices import flat, last_letter, letter_stated, read_letter
-from orchestrator.expressions import Mathematics, Words, read_mathematics, same_mathematics, undressed
-from orchestrator.quantities import Quantity, boxed, hedges, read, read_within, tidy, unbox
-from orchestrator.spans import Span, read_span
-from orchestrator.verdicts import last_label, last_verdict, read_label, read_verdict
+from orchestrator.answers.choices import flat, last_letter, letter_stated, read_letter
+from orchestrator.answers.expressions import Mathematics, Words, read_mathematics, same_mathematics, undressed
+from orchestrator.answers.labels import last_label, last_verdict, read_label, read_verdict
+from orchestrator.answers.quantities import Quantity, boxed, hedges, read, read_within, tidy, unbox
+from orchestrator.answers.spans import Span, read_span
 from store.types import Kind, Where
 
 Form = Mathematics | Span | str

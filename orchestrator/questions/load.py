@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 
 from configs.schema import File, Source, WordProblems
-from orchestrator.formats import ACCEPTED, BadValue, question
-from orchestrator.rows import BadRow, QuestionsError, Row, read_rows
-from orchestrator.word_problems import TooFewProblems, word_problems
+from orchestrator.questions.formats import ACCEPTED, BadValue, question
+from orchestrator.questions.rows import BadRow, QuestionsError, Row, read_rows
+from orchestrator.questions.word_problems import TooFewProblems, word_problems
 from store.types import Question
 
 __all__ = ["BadRow", "LoadedQuestions", "QuestionsError", "load_questions"]

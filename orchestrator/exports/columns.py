@@ -2,7 +2,7 @@
 
 Invariant: the rows of a format have exactly its columns, whatever is in them, so that empty lists and nulls load everywhere.
 Text is kept as it is, but for half characters (lone surrogates), which no file can hold: each becomes U+FFFD. Not covered:
-what fills the columns (`exported_rows.py`).
+what fills the columns (`rows.py`).
 """
 
 from __future__ import annotations

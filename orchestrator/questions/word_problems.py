@@ -17,7 +17,7 @@ from random import Random
 from typing import TypeVar
 
 from configs.schema import WordProblems
-from orchestrator.word_templates import HE, SHE, THEMES, Happening, Operation, Theme
+from orchestrator.questions.word_templates import HE, SHE, THEMES, Happening, Operation, Theme
 from store.types import Question, content_id
 
 FACTORS = (2, 3, 4, 5)

@@ -1,7 +1,7 @@
 """Parquet files of declared columns, a row group at a time.
 
 Invariant: the types are the declared ones whatever the rows hold, also in a file without rows; what waits in memory is one
-row group. Not covered: reading (`rows.py`).
+row group. Not covered: reading (`orchestrator.questions.rows`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError
-from orchestrator.columns import Columns, Type, writable
+from orchestrator.exports.columns import Columns, Type, writable
 from orchestrator.folder import drafted
-from orchestrator.rows import NEEDS_DATA
+from orchestrator.questions.rows import NEEDS_DATA
 
 MOST_ROWS = 1000
 MOST_CHARACTERS = 16_000_000

@@ -15,11 +15,11 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from configs.schema import File
-from orchestrator.choices import letter_at, read_letter
-from orchestrator.quantities import read
-from orchestrator.rows import Row
-from orchestrator.spans import listed, read_span
-from orchestrator.verdicts import LABELS, read_label, read_verdict
+from orchestrator.answers.choices import letter_at, read_letter
+from orchestrator.answers.labels import LABELS, read_label, read_verdict
+from orchestrator.answers.quantities import read
+from orchestrator.answers.spans import listed, read_span
+from orchestrator.questions.rows import Row
 from store.types import Kind, Question, content_id
 
 MOST_CHOICES = 26

@@ -1,7 +1,7 @@
 """The questions of every source, into the store.
 
 Invariant: a row that is no question is counted and named, and stops nothing; a configuration that yields no question at all is a
-mistake. Questions without a gold answer are told of: they are aimed at a consensus. Not covered: reading files (`questions.py`).
+mistake. Questions without a gold answer are told of: they are aimed at a consensus. Not covered: reading files (`load.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import structlog
 
 from configs.schema import RunConfig
 from orchestrator.progress import Progress
-from orchestrator.questions import QuestionsError, load_questions
+from orchestrator.questions.load import QuestionsError, load_questions
 from store.store import Store
 from store.types import Question
 

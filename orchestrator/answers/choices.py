@@ -1,7 +1,7 @@
 """Which option an answer chooses: pure.
 
 Invariant: a letter comes back only where an answer plainly is one option: its letter, its text, or both in agreement.
-Not covered: where in a text the answer stands (`answers`).
+Not covered: where in a text the answer stands (`answer.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from orchestrator.quantities import unbox
+from orchestrator.answers.quantities import unbox
 
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 _OFF = re.compile(

@@ -20,14 +20,14 @@ from pathlib import Path
 
 from configs.load import ConfigError
 from configs.schema import RunConfig
-from orchestrator import pages
-from orchestrator.card import MARK, Figures, card
-from orchestrator.columns import MESSAGES, PAIRS, PREFERENCES, Columns
-from orchestrator.exported_rows import messages_row, pair_row, preference_row
+from orchestrator.exports import pages
+from orchestrator.exports.card import MARK, Figures, card
+from orchestrator.exports.columns import MESSAGES, PAIRS, PREFERENCES, Columns
+from orchestrator.exports.pairs import paired
+from orchestrator.exports.parquet import ParquetFile, parquet_file
+from orchestrator.exports.preferences import preferences
+from orchestrator.exports.rows import messages_row, pair_row, preference_row
 from orchestrator.folder import FolderError
-from orchestrator.pairs import paired
-from orchestrator.parquet import ParquetFile, parquet_file
-from orchestrator.preferences import preferences
 from orchestrator.search import plant
 from store.store import Store
 from store.types import Outcome, QuestionState
