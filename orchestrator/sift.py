@@ -23,6 +23,9 @@ from orchestrator.failures import Failures
 from orchestrator.scoring import all_of
 from store.types import Consensus, Outcome, Question, Ruling, Standing, Trajectory, Verdict, content_id
 
+_PLAIN = ("answer check", "symbolic equality")
+"""What decides mostly, and needs no words in a refusal."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sift:
@@ -54,8 +57,8 @@ class Sift:
         if found.right:
             consensus = f", with {aim.told()}" if aim.target == "consensus" else ""
             return verdict(Outcome.ACCEPTED, found.how + consensus)
-        undecided = f" ({found.how})" if found.how else ""
-        return verdict(Outcome.WRONG_ANSWER, f"{trajectory.answer} is not {aim.told()}{undecided}")
+        told = "" if found.how in _PLAIN else f" ({found.how})"
+        return verdict(Outcome.WRONG_ANSWER, f"{trajectory.answer} is not {aim.told()}{told}")
 
     async def verdicts(
         self, question: Question, trajectories: Sequence[Trajectory], checked: Mapping[str, Verdict], graph: Consensus
