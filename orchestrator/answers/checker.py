@@ -1,7 +1,7 @@
 """Whether answers are right: the one rule of sift and evaluation.
 
-Invariant: the same two answers get the same comparison in either order; one that takes longer than the deadline is "not the same",
-and says so. Numbers need no child process. The partition that `groups` makes does not depend on the order of the answers.
+Invariant: the same two answers get the same comparison in either order; one that takes longer than the deadline is "not the
+same", and says so. Numbers need no child process. The partition that `groups` makes does not depend on the order of the answers.
 Not covered: where an answer stands in a text (`answer.py`), judges.
 """
 
