@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from configs.engines import EngineConfig, OpenAIEngine, TransformersEngine
+from configs.engines import EngineConfig, OpenAIEngine, TransformersEngine, lasting
 from configs.part import Name, Part, Probability
 from configs.search import Search, Strategy
 from configs.sift import Consensus, Judge, Judging, Sampling, Style, Target
@@ -315,6 +315,10 @@ class RunConfig(Part):
                     f"questions[{index}].answers: open answers are for judges to check; give `judges`, or another kind"
                 )
         for index, judge in enumerate(self.judges):
+            own = lasting(self.engines[judge.engine])
+            if twin := next((other for other in self.judges[:index] if lasting(self.engines[other.engine]) == own), None):
+                same = f"{judge.engine!r} rules as {twin.name!r} already, and at temperature 0 it would say the same"
+                raise ValueError(f"judges[{index}].engine: {same}; accepted: another engine for each judge")
             engine = self.engines[judge.engine]
             model = engine.server.model if isinstance(engine, OpenAIEngine) and engine.server else getattr(engine, "model", None)
             if student := next((student for student in self.students if student.model == model), None):
