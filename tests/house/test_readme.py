@@ -48,7 +48,7 @@ def test_its_configurations_are_accepted() -> None:
     least = {
         "name": "walk",
         "questions": [{"kind": "word_problems", "count": 1}],
-        "engines": {"near": scripted, "far": scripted},
+        "engines": {"near": scripted, "far": scripted | {"seed": 1}},
         "teachers": [{"name": "ann", "engine": "near"}],
         "prover": {"engine": "near"},
     }
