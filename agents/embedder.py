@@ -68,7 +68,9 @@ async def open_embedder(config: Consensus) -> AsyncIterator[Embedder]:
 
 
 class Space(Protocol):
-    """Where texts have their places."""
+    """Where texts have their places. Up to `at_once` characters take no longer than to hand them to a thread and back."""
+
+    at_once: int
 
     def cosines(self, texts: Sequence[str]) -> np.ndarray:
         """Of each two of these distinct texts [N, N]; a text without any token has zeros."""
@@ -85,6 +87,8 @@ class _InThread:
 
     async def similarities(self, texts: Sequence[str]) -> np.ndarray:
         """How alike each two are [N, N], in [0, 1], symmetric."""
+        if sum(map(len, texts)) <= self._space.at_once:
+            return _similarities(self._space, texts)
         return await asyncio.get_running_loop().run_in_executor(self._thread, _similarities, self._space, tuple(texts))
 
 
@@ -130,6 +134,8 @@ class Remembered(Generic[V]):
 class Words:
     """TF-IDF; the words of each text are counted once."""
 
+    at_once = 20_000  # 2 ms: a thread waits for Python's lock up to 5 ms, and they wait one after the other
+
     def __init__(self) -> None:
         self._counts = Remembered(lambda text: Counter(WORDS.findall(text.lower()) + NUMBERS.findall(text)))
 
@@ -152,6 +158,8 @@ class Words:
 class Sentences:
     """A sentence-transformers model. A text longer than the model reads is embedded in pieces: the mean of their vectors,
     each by its length. Texts go to the model one by one: in a batch, a text's last digits would depend on its neighbours'."""
+
+    at_once = 0
 
     def __init__(self, model: Any) -> None:
         self._model = model

@@ -32,6 +32,8 @@ from store.types import Cluster, Consensus, Standing, Trajectory
 Groups: TypeAlias = Callable[[Sequence[str]], Awaitable[list[int]]]
 """A number for each answer; equal answers have equal numbers."""
 
+AT_ONCE = 32
+"""Nodes whose PageRank takes no longer than to hand it to a thread and back: 3 ms."""
 DIGITS = 9
 """Numbers are rounded to so many, past which the order of a sum shows: like trajectories then have like numbers."""
 
@@ -69,7 +71,8 @@ class ConsensusGraph:
         similarities = await self._embedder.similarities([each.text for each in joined.values()])
         groups = [None if each.answer is None else group_of[each.answer] for each in joined.values()]
         edges = edge_weights(similarities, groups)
-        central = await asyncio.to_thread(centralities, edges)
+        few = len(edges) <= AT_ONCE
+        central = centralities(edges) if few else await asyncio.to_thread(centralities, edges)
         self._trajectories, self._group_of, self._edges, self._centralities = joined, group_of, edges, central
 
     def consensus(
