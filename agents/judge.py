@@ -62,9 +62,8 @@ class Judge:
 
     def read(self, text: str) -> Mapping[str, Any] | None:
         """The one ruling that an answer holds; None where there is none, or where two differ."""
-        thought = text.rfind(_THINK_CLOSE)
         try:
-            found = [each for each, end in _objects(text) if end > thought and self._validator.is_valid(each)]
+            found = [each for each in _objects(text) if self._validator.is_valid(each)]
         except (ValueError, RecursionError):
             return None
         return found[-1] if found and len({each["ruling"] for each in found}) == 1 else None
@@ -74,13 +73,13 @@ class Judge:
         return Ruling(trajectory=trajectory.id, judge=self.name, ruled=ruled, reason=short, details=details, tries=tries)
 
 
-def _objects(text: str) -> Iterator[tuple[Any, int]]:
-    """The JSON objects that stand in a text, outermost ones only, and where each ends.
+def _objects(text: str) -> Iterator[Any]:
+    """The JSON objects that stand in a text, outermost ones only, without those of a thought that was closed.
 
     What stands in an object that breaks off is part of it, and no object of its own. Raises `ValueError`, or `RecursionError`,
     where there are too many, or one cannot be held: it names a key twice, or is nested too deeply.
     """
-    decoder, at = json.JSONDecoder(object_pairs_hook=_named_once), 0
+    decoder, at, thought = json.JSONDecoder(object_pairs_hook=_named_once), 0, text.rfind(_THINK_CLOSE)
     for _ in range(MOST_OBJECTS):
         if not (opening := _OPENING.search(text, at)):
             return
@@ -88,9 +87,12 @@ def _objects(text: str) -> Iterator[tuple[Any, int]]:
             found, at = decoder.raw_decode(text, opening.start())
         except json.JSONDecodeError as error:
             at = max(error.pos, opening.end() - 1)
+            if opening.start() < thought < at:
+                at = thought
             continue
-        written = json.dumps(found, ensure_ascii=False, allow_nan=False)
-        yield json.loads(written.encode("utf-8", "replace")), at  # half characters have no place
+        if at > thought:  # one that goes over it speaks of the mark
+            written = json.dumps(found, ensure_ascii=False, allow_nan=False)
+            yield json.loads(written.encode("utf-8", "replace"))  # half characters have no place
     if _OPENING.search(text, at):
         raise ValueError("too many objects")
 
