@@ -17,8 +17,8 @@ _EVEN = {True: 1.0, False: 1.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Two raters over `items` trajectories: the share on which they say the same, and kappa; None where one of them always says
-    the same, or nothing was rated by both."""
+    """Two raters over `items` trajectories: the share on which they say the same, and kappa; None where both always say one and
+    the same thing, or nothing was rated by both."""
 
     one: str
     other: str

@@ -14,6 +14,7 @@ Invariant: exactly one `<think>` and one `</think>`. Not covered: chat templates
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -33,7 +34,7 @@ def inert(text: str, marks: Sequence[str]) -> str:
     """
     for mark in marks:
         if len(mark) > 1 and mark in text and mark not in (THINK_OPEN.strip(), THINK_CLOSE.strip()):
-            text = text.replace(mark, f"{mark[0]}{_NO_WIDTH}{mark[1:]}")
+            text = re.sub(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})", rf"\g<0>{_NO_WIDTH}", text)  # two may overlap
     return text
 
 

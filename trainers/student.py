@@ -41,7 +41,7 @@ class Chat:
 
     def prompt(self, user: str, system: str | None) -> str:
         """The conversation up to where the response begins; a `<think>` that the template opens is left to the response."""
-        turns = [{"role": "system", "content": system}] if system else []
+        turns = [{"role": "system", "content": self.inert(system)}] if system else []
         text = self._render([*turns, {"role": "user", "content": self.inert(user)}], add_generation_prompt=True)
         return text[: text.rindex(THINK)] if text.rstrip().endswith(THINK) else text
 
