@@ -167,7 +167,8 @@ class Draft:
         matched = self.matched if self.matched in self.stops else None
         finish = "length" if self.finish == "length" else "stop" if matched else "end"
         values = tuple(self.logprobs) if logprobs else None
-        return Completion(text=self.text, finish=finish, stop=matched, usage=usage, logprobs=values)
+        text = self.text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")  # halves of a character, joined
+        return Completion(text=text, finish=finish, stop=matched, usage=usage, logprobs=values)
 
 
 def text_of(choice: Mapping[str, Any]) -> str:

@@ -65,6 +65,13 @@ def test_the_end_of_the_turn_and_the_cap_are_told_apart() -> None:
     assert asked(says("It is", finish="length"))[0].finish == "length"
 
 
+@pytest.mark.parametrize(("pieces", "text"), [(("a \ud83d", "\ude00 b"), "a \U0001f600 b"), (("a \ud800 b",), "a \ufffd b")])
+def test_halves_of_a_character_are_joined_or_seen(pieces: tuple[str, ...], text: str) -> None:
+    (completion,) = asked(says(*pieces))
+    assert completion.text == text
+    assert completion.text.encode()
+
+
 def test_a_server_that_repeats_the_prefix_is_heard_without_it() -> None:
     (completion,) = asked(says("<think>\n### St", "ep 1. Add", " them.</think>x"))
     assert (completion.text, completion.stop) == (" Add them.", "</think>")
