@@ -19,7 +19,7 @@ STYLES = ["plain", "step_by_step", "backward"]
 JUDGES = [{"name": "strict", "engine": "strict"}, {"name": "lax", "engine": "lax"}]
 ENGINES = {
     "scripted": {"kind": "scripted", "skill": 0.75},
-    "poor": {"kind": "scripted", "skill": 0.5, "seed": 1},
+    "brief": {"kind": "scripted", "skill": 0.7, "seed": 1, "steps": 2},
     "strict": {"kind": "scripted", "skill": 0.9, "seed": 2},
     "lax": {"kind": "scripted", "skill": 0.7, "seed": 3},
 }
@@ -28,23 +28,30 @@ ENGINES = {
 def prepared(folder: Path, *, known: int = 12, unknown: int = 8, latency_s: float = 0.0, **keys: Any) -> str:
     """A run of `known` questions with gold answers and `unknown` without, with all that sifts."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = (f"Ann finds {3 + i}, then {4 + 2 * i}, then {5 + i} pens. How many?" for i in range(unknown))
-    (folder / "q.jsonl").write_text("".join(json.dumps({"question": text}) + "\n" for text in texts))
-    sources = [
-        {"kind": "word_problems", "count": known, "seed": 1, "operations": [1, 2]},
-        {"kind": "file", "path": "q.jsonl", "fields": {"answer": None}},
-    ]
+    asked(folder / "known.jsonl", range(known), gold=True)
+    asked(folder / "unknown.jsonl", range(known, known + unknown), gold=False)
+    sources = [{"kind": "file", "path": "known.jsonl"}, {"kind": "file", "path": "unknown.jsonl", "fields": {"answer": None}}]
     values = {
         "questions": sources[: 2 if unknown else 1],
         "engines": {name: {**engine, "latency_s": latency_s} for name, engine in ENGINES.items()},
-        "teachers": [{"name": "ann", "engine": "scripted"}, {"name": "bob", "engine": "poor"}],
+        "teachers": [{"name": "ann", "engine": "scripted"}, {"name": "bob", "engine": "brief"}],
         "sampling": {"styles": STYLES, "samples": 1},
         "judges": JUDGES,
         "judging": {"audit": 0.4},
-        "consensus": {"min_support": 0.4, "drop_misleading": True},
-        "target": {"least": 2, "attempts": 3, "most": 3},
+        "consensus": {"min_support": 0.4, "min_similarity": 0.6, "drop_misleading": True},
+        "target": {"least": 2, "attempts": 3, "most": 2},
     }
     return config(folder, **(values | keys))
+
+
+def asked(path: Path, numbers: range, *, gold: bool) -> None:
+    """Write a file of questions; those with gold answers have them."""
+    rows = []
+    for i in numbers:
+        found = (3 + i, 4 + i % 7, 5 + i % 3)
+        text = "Ann finds {}, then {}, then {} pens. How many?".format(*found)
+        rows.append({"question": text, **({"answer": str(sum(found))} if gold else {})})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -189,9 +196,7 @@ def struck(folder: Path, number: signal.Signals, after_s: float) -> int:
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_at_random_moments_the_same_command_ends_as_if_nothing_had_been(
-    tmp_path: Path, unkilled: Kept, seed: int
-) -> None:
+def test_killed_at_random_moments_the_same_command_ends_as_if_nothing_had_been(tmp_path: Path, unkilled: Kept, seed: int) -> None:
     chance = random.Random(seed)
     slow(tmp_path)
     assert [struck(tmp_path, signal.SIGKILL, chance.uniform(0.1, 0.9)) for _ in range(3)] == [-9, -9, -9]
@@ -222,7 +227,9 @@ def test_terminated_it_drains_and_the_same_command_goes_on(tmp_path: Path, unkil
 
 
 @pytest.mark.parametrize("wanted", [1, 7, 16])
-def test_with_many_questions_in_flight_exactly_so_many_are_accepted_and_a_higher_target_goes_on(tmp_path: Path, wanted: int) -> None:
+def test_with_many_questions_in_flight_exactly_so_many_are_accepted_and_a_higher_target_goes_on(
+    tmp_path: Path, wanted: int
+) -> None:
     name = prepared(tmp_path, known=60, unknown=0, latency_s=0.003, limits={"questions": 8})
     for target in (wanted, wanted + 10):
         done = fine("run", name, "--set", f"target.accepted={target}", "--json", cwd=tmp_path)
@@ -257,7 +264,10 @@ def schema(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"judges": [{"name": "kim", "engine": "gpt"}]}, ("judges", "no engine is called 'gpt'", "scripted, poor, strict, lax")),
+        (
+            {"judges": [{"name": "kim", "engine": "gpt"}]},
+            ("judges[0].engine", "no engine is called 'gpt'", "scripted, brief, strict, lax"),
+        ),
         (
             {
                 "engines": {**ENGINES, "own": {"kind": "transformers", "model": "org/small"}},
@@ -283,14 +293,20 @@ def schema(**more: Any) -> dict[str, Any]:
             {"judging": {"ruling_schema": schema(notes={"$ref": "https://example.org/notes.json"})}},
             ("judging.ruling_schema", "https://example.org/notes.json"),
         ),
-        ({"judging": {"ruling_schema": schema(notes={"$ref": "#/$defs/none"})}}, ("judging.ruling_schema", "#/$defs/none")),
+        (
+            {"judging": {"ruling_schema": schema(notes={"$ref": "#/$defs/none"})}},
+            ("judging.ruling_schema", "not in it: /$defs/none"),
+        ),
         ({"judging": {"ruling_schema": schema(notes={"pattern": "("})}}, ("judging.ruling_schema", "no JSON schema", "'('")),
-        ({"judging": {"ruling_schema": schema(ruling={"enum": ["VALID", {"a": 1}]})}}, ("judging.ruling_schema", "VALID and INVALID")),
+        (
+            {"judging": {"ruling_schema": schema(ruling={"enum": ["VALID", {"a": 1}]})}},
+            ("judging.ruling_schema", "VALID and INVALID"),
+        ),
         ({"judging": {"ruling_schema": {**schema(), "$ref": "#"}}}, ("judging.ruling_schema", "without an end")),
         ({"target": {"least": 3, "most": 2}}, ("target.most", "2 is less than target.least, 3")),
         ({"target": {"accepted": 0}}, ("target.accepted", "greater than or equal to 1", "not 0")),
         (
-            {"questions": [{"kind": "file", "path": "q.jsonl", "answers": "open"}], "judges": []},
+            {"questions": [{"kind": "file", "path": "known.jsonl", "answers": "open"}], "judges": []},
             ("questions[0].answers", "`judges`"),
         ),
         ({"judging": {"rubrik": "Be kind."}}, ("judging.rubrik", "unknown key", "did you mean 'rubric'", "ruling_schema")),
@@ -325,7 +341,7 @@ def test_a_missing_prover_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_half_a_surrogate_pair_is_refused(tmp_path: Path, text: str, key: str, line: int) -> None:
-    (tmp_path / "run.yaml").write_text(text)
+    (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
     call("run", "run.yaml", cwd=tmp_path).complains(2, f"run.yaml:{line}: {key}", "half a character", "\\ud")
     assert not (tmp_path / "runs").exists()
 
