@@ -1,4 +1,4 @@
-"""From trajectories to trusted data with the real command: styles, a search, judges, consensus, a target; killed, drained, gone on."""
+"""From trajectories to trusted data, with the real command: styles, search, judges, consensus, targets; killed, and gone on."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from typing import Any
 import pytest
 import yaml
 from command import Kept, call, config, ended, fine, heard, kept, living, recounted, same_story
+from sklearn.metrics import cohen_kappa_score
 
 RUN = Path("runs/walk")
+AUDIT = 0.4
 STYLES = ["plain", "step_by_step", "backward"]
 JUDGES = [{"name": "strict", "engine": "strict"}, {"name": "lax", "engine": "lax"}]
 ENGINES = {
-    "scripted": {"kind": "scripted", "skill": 0.75},
-    "brief": {"kind": "scripted", "skill": 0.7, "seed": 1, "steps": 2},
-    "strict": {"kind": "scripted", "skill": 0.9, "seed": 2},
-    "lax": {"kind": "scripted", "skill": 0.7, "seed": 3},
+    "scripted": {"kind": "scripted", "skill": 0.8},
+    "brief": {"kind": "scripted", "skill": 0.8, "seed": 1, "steps": 2},
+    "strict": {"kind": "scripted", "skill": 0.7, "seed": 2},
+    "lax": {"kind": "scripted", "skill": 0.5, "seed": 3},
 }
 
 
-def prepared(folder: Path, *, known: int = 12, unknown: int = 8, latency_s: float = 0.0, **keys: Any) -> str:
+def prepared(folder: Path, *, known: int = 24, unknown: int = 12, latency_s: float = 0.0, **keys: Any) -> str:
     """A run of `known` questions with gold answers and `unknown` without, with all that sifts."""
     folder.mkdir(parents=True, exist_ok=True)
     asked(folder / "known.jsonl", range(known), gold=True)
@@ -37,9 +39,9 @@ def prepared(folder: Path, *, known: int = 12, unknown: int = 8, latency_s: floa
         "teachers": [{"name": "ann", "engine": "scripted"}, {"name": "bob", "engine": "brief"}],
         "sampling": {"styles": STYLES, "samples": 1},
         "judges": JUDGES,
-        "judging": {"audit": 0.4},
+        "judging": {"audit": AUDIT},
         "consensus": {"min_support": 0.4, "min_similarity": 0.6, "drop_misleading": True},
-        "target": {"least": 2, "attempts": 3, "most": 2},
+        "target": {"least": 1, "attempts": 3, "most": 1},
     }
     return config(folder, **(values | keys))
 
@@ -88,7 +90,7 @@ def test_its_counts_balance_and_all_parts_took_part(made: Kept) -> None:
     assert set(origins) == {"search", "style"}
     assert {row["style"] for row in made.dump["trajectory"] if row["origin"] == "style"} == set(STYLES)
     outcomes = {row["outcome"] for row in made.dump["verdict"]}
-    assert outcomes >= {"accepted", "wrong_answer", "unsound", "undecided", "surplus", "duplicate"}
+    assert outcomes >= {"accepted", "wrong_answer", "unsound", "undecided", "misleading", "surplus", "duplicate"}
 
 
 def test_every_trajectory_has_one_verdict_with_a_reason(made: Kept) -> None:
@@ -96,23 +98,22 @@ def test_every_trajectory_has_one_verdict_with_a_reason(made: Kept) -> None:
     assert all(row["reason"].strip() for row in made.dump["verdict"])
 
 
-def test_the_best_three_of_a_question_are_kept_and_it_is_sampled_again_until_it_has_two(made: Kept) -> None:
-    rounds = {row["id"]: row["rounds"] for row in _rounds(made)}
-    assert set(rounds.values()) >= {1, 3}
+def test_the_best_of_a_question_is_kept_and_it_is_sampled_again_until_it_has_one(made: Kept) -> None:
+    rounds = _rounds(made)
+    assert set(rounds.values()) == {1, 2, 3}
     for question, verdicts in by_question(made).items():
         outcomes = Counter(verdict["outcome"] for verdict in verdicts)
-        assert outcomes["accepted"] <= 3
-        assert not outcomes["surplus"] or outcomes["accepted"] == 3
-        assert outcomes["accepted"] >= 2 or rounds[question] == 3
-        best = [verdict for verdict in verdicts if verdict["best"]]
-        assert len(best) == 1 or not outcomes["accepted"]
+        assert outcomes["accepted"] <= 1
+        assert outcomes["accepted"] or not outcomes["surplus"]
+        assert outcomes["accepted"] or rounds[question] == 3
+        assert len([verdict for verdict in verdicts if verdict["best"]]) == 1 or not outcomes["accepted"]
 
 
-def _rounds(run: Kept) -> list[dict[str, Any]]:
-    """How often each question was sampled: a round asks each teacher in each style, and no call of it fails here."""
+def _rounds(run: Kept) -> dict[str, float]:
+    """How often each question was sampled: a round asks each teacher in each style, and no call fails here."""
     assert not run.dump["failure"]
-    calls = Counter(row["question"] for row in run.dump["trajectory"] if row["origin"] == "style")
-    return [{"id": id, "rounds": number / (2 * len(STYLES))} for id, number in calls.items()]
+    samples = Counter(row["question"] for row in run.dump["trajectory"] if row["origin"] == "style")
+    return {id: number / (2 * len(STYLES)) for id, number in samples.items()}
 
 
 def test_status_tells_what_the_rows_say(home: Path, made: Kept) -> None:
@@ -124,7 +125,7 @@ def test_status_tells_what_the_rows_say(home: Path, made: Kept) -> None:
     assert set(status["unsolved_by_reason"]) >= {"no answer has enough support"}
     assert status["trajectories_by_verdict"] == Counter(row["outcome"] for row in dump["verdict"])
     assert status["consensus_targets"] == sum(row["target"] is not None for row in dump["consensus"])
-    assert 0 < status["consensus_targets"] < 8
+    assert 0 < status["consensus_targets"] < 12
     assert status["misleading"] == sum(row["misleading"] for row in dump["standing"]) > 0
     assert status["rulings"] == {
         judge: Counter(row["ruled"] for row in dump["ruling"] if row["judge"] == judge) for judge in ("strict", "lax")
@@ -140,10 +141,14 @@ def test_status_tells_how_the_judges_agree(home: Path, made: Kept) -> None:
     assert {"wrong_answer", "unsound"} <= {outcomes[id] for id in votes}  # some of the wrong ones are judged: the audit
     found = {frozenset((each["one"], each["other"])): each for each in told(home)["agreement"]}
     assert set(found) == {frozenset(pair) for pair in (("strict", "lax"), ("strict", "answer check"), ("lax", "answer check"))}
-    both = found[frozenset(("strict", "lax"))]
-    assert both["items"] == len(votes)
-    assert both["share"] == pytest.approx(sum(each["strict"] == each["lax"] for each in votes.values()) / len(votes))
-    assert all(each["items"] == len(votes) and 0 < each["kappa"] < 1 for each in found.values())
+    assert {each["items"] for each in found.values()} == {len(votes)}
+    strict, lax = ([each[judge] for each in votes.values()] for judge in ("strict", "lax"))
+    assert found[frozenset(("strict", "lax"))]["kappa"] == pytest.approx(cohen_kappa_score(strict, lax))
+    check = ["invalid" if outcomes[id] == "wrong_answer" else "valid" for id in votes]
+    weights = [1 / AUDIT if each == "invalid" else 1 for each in check]
+    for judge, ruled in (("strict", strict), ("lax", lax)):
+        kappa = cohen_kappa_score(ruled, check, sample_weight=weights)
+        assert found[frozenset((judge, "answer check"))]["kappa"] == pytest.approx(kappa)
 
 
 def test_the_exported_trajectories_are_all_and_say_where_their_target_is_from(home: Path, made: Kept) -> None:
@@ -227,10 +232,9 @@ def test_terminated_it_drains_and_the_same_command_goes_on(tmp_path: Path, unkil
 
 
 @pytest.mark.parametrize("wanted", [1, 7, 16])
-def test_with_many_questions_in_flight_exactly_so_many_are_accepted_and_a_higher_target_goes_on(
-    tmp_path: Path, wanted: int
-) -> None:
-    name = prepared(tmp_path, known=60, unknown=0, latency_s=0.003, limits={"questions": 8})
+def test_with_many_questions_in_flight_a_target_is_met_exactly_and_a_higher_one_goes_on(tmp_path: Path, wanted: int) -> None:
+    keys = {"judges": [], "consensus": {}, "target": {"attempts": 2}, "limits": {"questions": 8}}
+    name = prepared(tmp_path, known=60, unknown=0, latency_s=0.003, **keys)
     for target in (wanted, wanted + 10):
         done = fine("run", name, "--set", f"target.accepted={target}", "--json", cwd=tmp_path)
         run = kept(tmp_path / RUN)
@@ -238,7 +242,8 @@ def test_with_many_questions_in_flight_exactly_so_many_are_accepted_and_a_higher
         assert Counter(row["outcome"] for row in run.dump["verdict"])["accepted"] == target
         assert (done.summary["state"], done.summary["accepted"], done.summary["target"]) == ("finished", target, target)
         assert told(tmp_path) == done.summary
-        assert set(run.states().values()) == {"pending", "solved", "unsolved"}  # none is in anybody's hands
+        assert "pending" in run.states().values()
+        assert "leased" not in run.states().values()
         assert len((tmp_path / RUN / "export/messages.jsonl").read_text().splitlines()) == target
         assert f"the target of {target} accepted trajectories is met" in done.err
 
@@ -257,8 +262,9 @@ STUDENT = {"name": "pupil", "model": "org/small"}
 
 
 def schema(**more: Any) -> dict[str, Any]:
-    text = {"type": "string"}
-    return {"type": "object", "properties": {"ruling": RULING, "reason": text, **more}, "required": ["ruling", "reason"]}
+    """The configuration of a ruling's schema with more properties, or others."""
+    properties = {"ruling": RULING, "reason": {"type": "string"}, **more}
+    return {"judging": {"ruling_schema": {"type": "object", "properties": properties, "required": ["ruling", "reason"]}}}
 
 
 @pytest.mark.parametrize(
@@ -266,7 +272,7 @@ def schema(**more: Any) -> dict[str, Any]:
     [
         (
             {"judges": [{"name": "kim", "engine": "gpt"}]},
-            ("judges[0].engine", "no engine is called 'gpt'", "scripted, brief, strict, lax"),
+            ("judges[0].engine", "no engine is called 'gpt'", "brief, strict, lax"),
         ),
         (
             {
@@ -286,23 +292,23 @@ def schema(**more: Any) -> dict[str, Any]:
         ({"judging": {"ruling_schema": {"type": "thing"}}}, ("judging.ruling_schema", "no JSON schema", "'thing'")),
         ({"judging": {"ruling_schema": "VALID"}}, ("judging.ruling_schema", "dictionary")),
         (
-            {"judging": {"ruling_schema": schema(reason={"$ref": "https://example.org/text.json"})}},
+            schema(reason={"$ref": "https://example.org/text.json"}),
             ("judging.ruling_schema", "https://example.org/text.json"),
         ),
         (
-            {"judging": {"ruling_schema": schema(notes={"$ref": "https://example.org/notes.json"})}},
+            schema(notes={"$ref": "https://example.org/notes.json"}),
             ("judging.ruling_schema", "https://example.org/notes.json"),
         ),
         (
-            {"judging": {"ruling_schema": schema(notes={"$ref": "#/$defs/none"})}},
+            schema(notes={"$ref": "#/$defs/none"}),
             ("judging.ruling_schema", "not in it: /$defs/none"),
         ),
-        ({"judging": {"ruling_schema": schema(notes={"pattern": "("})}}, ("judging.ruling_schema", "no JSON schema", "'('")),
+        (schema(notes={"pattern": "("}), ("judging.ruling_schema", "no JSON schema", "'('")),
         (
-            {"judging": {"ruling_schema": schema(ruling={"enum": ["VALID", {"a": 1}]})}},
+            schema(ruling={"enum": ["VALID", {"a": 1}]}),
             ("judging.ruling_schema", "VALID and INVALID"),
         ),
-        ({"judging": {"ruling_schema": {**schema(), "$ref": "#"}}}, ("judging.ruling_schema", "without an end")),
+        ({"judging": {"ruling_schema": {"$ref": "#"}}}, ("judging.ruling_schema", "without an end")),
         ({"target": {"least": 3, "most": 2}}, ("target.most", "2 is less than target.least, 3")),
         ({"target": {"accepted": 0}}, ("target.accepted", "greater than or equal to 1", "not 0")),
         (
