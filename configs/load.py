@@ -21,6 +21,8 @@ from configs.schema import HARMLESS, RunConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 Location = tuple[str | int, ...]
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half a surrogate pair: YAML can spell it, but nothing that is kept can hold it."""
 
 
 class ConfigError(Exception):
@@ -52,6 +54,8 @@ def load(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     document = _read(_find(source))
     for override in overrides:
         document = _override(document, override)
+    if halves := list(_halves(document, document.values)):
+        raise ConfigError("\n".join(halves))
     try:
         return RunConfig.model_validate(document.values)
     except ValidationError as error:
@@ -163,6 +167,20 @@ def _replaced(container: Any, location: Location, value: Any, override: str) -> 
         return [_replaced(item, rest, value, override) if i == head else item for i, item in enumerate(container)]
     inside = container if isinstance(container, dict) else {}
     return {**inside, str(head): _replaced(inside.get(str(head)), rest, value, override)}
+
+
+def _halves(document: _Document, value: Any, at: Location = ()) -> Iterator[str]:
+    """A line for every key and every text that holds half a character."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _halves(document, key, (*at, str(key)))
+            yield from _halves(document, inner, (*at, str(key)))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _halves(document, inner, (*at, index))
+    elif isinstance(value, str) and (half := _HALF.search(value)):
+        told = f"\\u{ord(half[0]):04x} is half a character; accepted: whole ones, written as themselves or as \\UXXXXXXXX"
+        yield f"{document.place(at)}: {_spelled(at)}: {told}"
 
 
 def _explain(document: _Document, error: ValidationError) -> Iterator[str]:

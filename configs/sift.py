@@ -80,22 +80,35 @@ class Judging(Part):
         from jsonschema.exceptions import SchemaError
         from referencing import Registry
         from referencing.exceptions import Unresolvable
+        from referencing.jsonschema import DRAFT202012
 
         try:
             Draft202012Validator.check_schema(schema)
+            root = DRAFT202012.create_resource(schema)
+            _look_up(root, Registry().resolver_with_root(root))
             Draft202012Validator(schema, registry=Registry()).is_valid({"ruling": "VALID", "reason": ""})
         except SchemaError as error:
             raise ValueError(f"is no JSON schema: {error.message}") from error
         except Unresolvable as error:
             raise ValueError(f"refers to what is not in it: {error.ref}") from error
+        except RecursionError as error:
+            raise ValueError("refers to itself without an end") from error
         properties, required = schema.get("properties") or {}, schema.get("required") or []
         ruling = properties.get("ruling") if isinstance(properties, dict) else None
         accepted = ruling.get("enum") if isinstance(ruling, dict) else None
-        if "ruling" not in required or not isinstance(accepted, list) or set(accepted) != {"VALID", "INVALID"}:
+        if "ruling" not in required or accepted not in (["VALID", "INVALID"], ["INVALID", "VALID"]):
             raise ValueError("must require `ruling`, an enum of VALID and INVALID")
         if "reason" not in required or not isinstance(properties.get("reason"), dict):
             raise ValueError("must require `reason`, a string")
         return schema
+
+
+def _look_up(schema: Any, resolver: Any) -> None:
+    """Look up what `schema`, a `referencing.Resource`, and all in it refer to. Raises `Unresolvable`."""
+    if isinstance(schema.contents, dict) and "$ref" in schema.contents:
+        resolver.lookup(schema.contents["$ref"])
+    for inner in schema.subresources():
+        _look_up(inner, resolver.in_subresource(inner))
 
 
 class Consensus(Part):
