@@ -321,7 +321,7 @@ class RunConfig(Part):
                 raise ValueError(f"judges[{index}].engine: {same}; accepted: another engine for each judge")
             engine = self.engines[judge.engine]
             model = engine.server.model if isinstance(engine, OpenAIEngine) and engine.server else getattr(engine, "model", None)
-            if student := next((student for student in self.students if student.model == model), None):
+            if student := next((each for each in self.students if model and Path(each.model) == Path(model)), None):
                 raise ValueError(
                     f"judges[{index}].engine: {model} is what student {student.name!r} is; no student is its own judge"
                 )

@@ -28,13 +28,16 @@ class Agreement:
 
 
 def agreements(counts: Mapping[str, int], audit: float) -> list[Agreement]:
-    """Of every two judges, and of every judge with the answer check; `counts` are the store's."""
-    weights = {True: 1.0, False: 1 / audit if audit > 0 else 0.0}
+    """Of every two judges, and of every judge with the answer check; `counts` are the store's. Without an `audit` nobody has seen
+    what the answer check refuses, so nothing is known of how they agree with it."""
     found = []
     for names, cells in sorted(_tables(counts, "votes").items()):
         one, _, other = names.partition("/")
         found.append(kappa(one, other, cells))
-    return found + [kappa(judge, CHECK, cells, weights) for judge, cells in sorted(_tables(counts, "checked").items())]
+    if audit > 0:
+        weights = {True: 1.0, False: 1 / audit}
+        found += [kappa(judge, CHECK, cells, weights) for judge, cells in sorted(_tables(counts, "checked").items())]
+    return found
 
 
 def _tables(counts: Mapping[str, int], kind: str) -> dict[str, dict[tuple[bool, bool], int]]:

@@ -28,8 +28,8 @@ from orchestrator.search import Tree
 from orchestrator.strategies import Ask
 from store.types import Candidate, NodeState
 
-Record = Callable[[str, str | None, EngineError], Awaitable[None]]
-"""Make a failure a row: where, of which beam, what."""
+Record = Callable[[str, str | None, EngineError, str | None], Awaitable[None]]
+"""Make a failure a row: where, of which beam, what, and which of several requests for that beam."""
 
 
 @dataclass(eq=False, slots=True)
@@ -179,7 +179,7 @@ class Proposals:
         self._forget(done)
         for each in done:
             if isinstance(each.outcome, EngineError):
-                await self._record(f"teacher {each.teacher.name}", each.ask.beam, each.outcome)
+                await self._record(f"teacher {each.teacher.name}", each.ask.beam, each.outcome, _which(each.ask))
         return [candidate for each in done if isinstance(each.outcome, list) for candidate in each.outcome]
 
     async def _raise_if_withheld(self, asked: Sequence[_Asked]) -> None:
@@ -199,6 +199,11 @@ class Proposals:
     def _forget(self, asked: Sequence[_Asked]) -> None:
         kept = [(each, task) for each, task in zip(self._asked, self._tasks, strict=True) if each not in asked]
         self._asked, self._tasks = [each for each, _ in kept], [task for _, task in kept]
+
+
+def _which(ask: Ask) -> str | None:
+    """What tells a request for a whole reasoning from others to the same teacher; the next step is asked for once."""
+    return None if ask.writes == "step" else f"{ask.writes} {ask.style or ''} {ask.draw}"
 
 
 async def somebody(gates: Sequence[Gate], until: float, patience_s: float) -> None:

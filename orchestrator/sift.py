@@ -3,7 +3,7 @@
     trajectory ──▶ answer check ──▶ twice the same? right by luck? ──▶ judges ──▶ more than was asked for? ──▶ Verdict
 
 Invariant: exactly one verdict for each trajectory, with its reason; nothing is deleted. What does not plainly pass is not
-accepted: a tie of the judges decides nothing. Of trajectories that say the same, one is judged, and one is accepted.
+accepted: a tie of the judges decides nothing. Of trajectories that say the same, one is judged, and at most one is accepted.
 Not covered: what is the same answer (`answers/`), the graph (`consensus.py`), one ruling (`agents.judge`).
 """
 
@@ -68,9 +68,10 @@ class Sift:
         verdicts = dict(checked)
         if self.config.consensus.drop_misleading:
             verdicts |= {id: _by_luck(verdicts[id], standing) for id, standing in standings.items() if standing.misleading}
-        firsts = _firsts(each for each in ordered(trajectories, graph) if verdicts[each.id].outcome is Outcome.ACCEPTED)
+        order = self._judged_first(ordered(trajectories, graph))
+        firsts = _firsts(each for each in order if verdicts[each.id].outcome is Outcome.ACCEPTED)
         if self.config.judges:
-            await self._judge(question, [*firsts.values(), *self._audited(trajectories, verdicts)])
+            await self._judge(question, [*firsts.values(), *self._audited(question, order, verdicts)])
             for first in firsts.values():
                 verdicts[first.id] = self._ruled(question, verdicts[first.id], self.rulings[first.id])
         for each in trajectories:
@@ -97,10 +98,17 @@ class Sift:
             if ruling:
                 self.rulings[ruling.trajectory].append(ruling)
 
-    def _audited(self, trajectories: Sequence[Trajectory], verdicts: Mapping[str, Verdict]) -> list[Trajectory]:
+    def _judged_first(self, trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+        """Those that were judged in an earlier round come first, so that none that says the same is judged again."""
+        return sorted(trajectories, key=lambda each: each.id not in self.rulings)
+
+    def _audited(
+        self, question: Question, trajectories: Sequence[Trajectory], verdicts: Mapping[str, Verdict]
+    ) -> list[Trajectory]:
         """Some that the answer check refuses, to see how the judges agree with it; always the same ones."""
         wrong = [each for each in trajectories if verdicts[each.id].outcome is Outcome.WRONG_ANSWER and each.answer is not None]
-        return [each for each in wrong if int(content_id("audit", each.id)[:8], 16) < self.config.judging.audit * 16**8]
+        share = self.config.judging.audit * 16**8
+        return [each for said, each in _firsts(wrong).items() if int(content_id("audit", question.id, *said)[:8], 16) < share]
 
     def _ruled(self, question: Question, passed: Verdict, rulings: Sequence[Ruling]) -> Verdict:
         """What the votes make of a trajectory that has passed all else."""
