@@ -211,7 +211,7 @@ def recounted(dump: Dump) -> Counter[str]:
         counts[f"spent.tokens.{row['agent']}"] += row["prompt_tokens"] + row["completion_tokens"]
         counts[f"spent.billionths.{row['agent']}"] += round((row["cost"] or 0.0) * 1e9)
     accepted = {row["trajectory"] for row in dump["verdict"] if row["outcome"] == "accepted"}
-    scores = [row["score"] for row in dump["trajectory"] if row["id"] in accepted]
+    scores = [row["score"] for row in dump["trajectory"] if row["id"] in accepted and row["score"] is not None]
     counts["score.count"] = len(scores)
     counts["score.billionths"] = sum(round(score * 1e9) for score in scores)
     return counts
