@@ -51,10 +51,14 @@ def recipes() -> dict[str, str]:
 
 def load(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a file or a recipe; apply `key.path=value` overrides; validate. Raises ConfigError."""
-    document = _read(_find(source))
-    for override in overrides:
-        document = _override(document, override)
-    if halves := list(_halves(document, document.values)):
+    try:
+        document = _read(_find(source))
+        for override in overrides:
+            document = _override(document, override)
+        halves = list(_halves(document, document.values))
+    except RecursionError:
+        raise ConfigError(f"{source}: cannot be read: a part of it holds itself, or too many others") from None
+    if halves:
         raise ConfigError("\n".join(halves))
     try:
         return RunConfig.model_validate(document.values)
@@ -116,18 +120,15 @@ def _read(path: Path) -> _Document:
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        places = {key: f"{path}:{line}" for key, line in _lines(node)} if node else {}
         values = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: cannot be read: a part of it holds itself, or too many others") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
     if node is None or not isinstance(values, dict):
         raise ConfigError(f"{path}:1: must be a mapping of keys to values, such as `name: my-run`")
-    return _Document(name=str(path), values=values, places=places)
+    return _Document(name=str(path), values=values, places={key: f"{path}:{line}" for key, line in _lines(node)})
 
 
 def _lines(node: yaml.Node, at: Location = ()) -> Iterator[tuple[Location, int]]:

@@ -280,7 +280,7 @@ def schema(**more: Any) -> dict[str, Any]:
         ),
         (
             {
-                "engines": {**ENGINES, "own": {"kind": "transformers", "model": "org/small"}},
+                "engines": {**ENGINES, "own": {"kind": "transformers", "model": "./org/small/"}},
                 "judges": [{"name": "kim", "engine": "own"}],
                 "students": [STUDENT],
             },
@@ -347,6 +347,7 @@ def test_a_missing_prover_is_told(tmp_path: Path) -> None:
 def test_a_configuration_that_holds_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("name: walk\nasking: &self {examples: [*self]}\n")
     call("run", "run.yaml", cwd=tmp_path).complains(2, "run.yaml", "cannot be read", "holds itself")
+    call("run", "scripted", "--set", "asking.examples=&self [*self]", cwd=tmp_path).complains(2, "scripted", "holds itself")
     assert not (tmp_path / "runs").exists()
 
 
