@@ -51,10 +51,14 @@ def recipes() -> dict[str, str]:
 
 def load(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a file or a recipe; apply `key.path=value` overrides; validate. Raises ConfigError."""
-    document = _read(_find(source))
-    for override in overrides:
-        document = _override(document, override)
-    if halves := list(_halves(document, document.values)):
+    try:
+        document = _read(_find(source))
+        for override in overrides:
+            document = _override(document, override)
+        halves = list(_halves(document, document.values))
+    except RecursionError:
+        raise ConfigError(f"{source}: cannot be read: a part of it holds itself, or too many others") from None
+    if halves:
         raise ConfigError("\n".join(halves))
     try:
         return RunConfig.model_validate(document.values)

@@ -6,6 +6,7 @@ Not covered: reading files, overrides and messages with line numbers (`load.py`)
 
 from __future__ import annotations
 
+from os.path import normpath
 from pathlib import Path
 from typing import Literal
 
@@ -321,7 +322,7 @@ class RunConfig(Part):
                 raise ValueError(f"judges[{index}].engine: {same}; accepted: another engine for each judge")
             engine = self.engines[judge.engine]
             model = engine.server.model if isinstance(engine, OpenAIEngine) and engine.server else getattr(engine, "model", None)
-            if student := next((each for each in self.students if model and Path(each.model) == Path(model)), None):
+            if student := next((each for each in self.students if model and normpath(each.model) == normpath(model)), None):
                 raise ValueError(
                     f"judges[{index}].engine: {model} is what student {student.name!r} is; no student is its own judge"
                 )

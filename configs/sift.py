@@ -6,6 +6,7 @@ Not covered: search (`search.py`), the mathematics (`orchestrator.consensus`).
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -83,12 +84,15 @@ class Judging(Part):
         from referencing.jsonschema import DRAFT202012
 
         try:
+            schema = json.loads(json.dumps(schema, allow_nan=False))
             Draft202012Validator.check_schema(schema)
             root = DRAFT202012.create_resource(schema)
             _look_up(root, Registry().resolver_with_root(root))
             Draft202012Validator(schema, registry=Registry()).is_valid({"ruling": "VALID", "reason": ""})
         except SchemaError as error:
             raise ValueError(f"is no JSON schema: {error.message}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"is no JSON: {error}") from error
         except Unresolvable as error:
             raise ValueError(f"refers to what is not in it: {error.ref}") from error
         except RecursionError as error:

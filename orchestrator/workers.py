@@ -60,7 +60,10 @@ class Search:
         self._done = counts.get("questions.solved", 0) + counts.get("questions.unsolved", 0)
         self.progress.stage("search", self._done, self._total)
         quota = Quota(self.config.target.accepted, counts.get("trajectories.accepted", 0))
-        if self._done == self._total or quota.met:
+        if self._done == self._total:
+            return
+        if quota.met:
+            self._tell_met()
             return
         async with (
             self._roster() as roster,
@@ -84,13 +87,16 @@ class Search:
             await self._work(solver)
             if quota.met:
                 await self.store.release_leases(_OWNER)
-                self.progress.note(f"the target of {self.config.target.accepted} accepted trajectories is met")
+                self._tell_met()
             if isinstance(spent := self._withheld, BudgetSpent) and terms.budget:
                 left = f"{self._total - self._done} of {self._total} questions are left"
                 told = f"{terms.budget.told(spent.agent)}; {left}: with more, the same command goes on"
                 self._withheld = BudgetSpent(told, spent.agent)
         if self._withheld:
             raise self._withheld
+
+    def _tell_met(self) -> None:
+        self.progress.note(f"the target of {self.config.target.accepted} accepted trajectories is met")
 
     async def _work(self, solver: Solver) -> None:
         async with asyncio.TaskGroup() as group:

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,9 @@ def test_with_many_questions_in_flight_a_target_is_met_exactly_and_a_higher_one_
         assert "leased" not in run.states().values()
         assert len((tmp_path / RUN / "export/messages.jsonl").read_text().splitlines()) == target
         assert f"the target of {target} accepted trajectories is met" in done.err
+    again = fine("run", name, "--set", f"target.accepted={target}", cwd=tmp_path)
+    assert f"the target of {target} accepted trajectories is met" in again.err
+    same_story(kept(tmp_path / RUN), run)
 
 
 def test_a_target_that_all_questions_together_cannot_meet_ends_with_all_settled(tmp_path: Path) -> None:
@@ -276,7 +280,7 @@ def schema(**more: Any) -> dict[str, Any]:
         ),
         (
             {
-                "engines": {**ENGINES, "own": {"kind": "transformers", "model": "org/small"}},
+                "engines": {**ENGINES, "own": {"kind": "transformers", "model": "./org/small/"}},
                 "judges": [{"name": "kim", "engine": "own"}],
                 "students": [STUDENT],
             },
@@ -310,6 +314,9 @@ def schema(**more: Any) -> dict[str, Any]:
         ),
         ({"judging": {"ruling_schema": {"$ref": "#"}}}, ("judging.ruling_schema", "without an end")),
         ({"target": {"least": 3, "most": 2}}, ("target.most", "2 is less than target.least, 3")),
+        (schema(reason={"const": date(2020, 1, 1)}), ("judging.ruling_schema", "is no JSON", "date")),
+        (schema(notes={"maximum": float("inf")}), ("judging.ruling_schema", "is no JSON", "ut of range float")),
+        ({"consensus": {"min_centrality": float("inf")}}, ("consensus.min_centrality", "finite", "not inf")),
         ({"target": {"accepted": 0}}, ("target.accepted", "greater than or equal to 1", "not 0")),
         (
             {"questions": [{"kind": "file", "path": "known.jsonl", "answers": "open"}], "judges": []},
@@ -334,6 +341,13 @@ def test_a_missing_prover_is_told(tmp_path: Path) -> None:
     del values["prover"]
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     call("run", "run.yaml", cwd=tmp_path).complains(2, "run.yaml", "prover: missing, must be given", '"none"')
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_configuration_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("name: walk\nasking: &self {examples: [*self]}\n")
+    call("run", "run.yaml", cwd=tmp_path).complains(2, "run.yaml", "cannot be read", "holds itself")
+    call("run", "scripted", "--set", "asking.examples=&self [*self]", cwd=tmp_path).complains(2, "scripted", "holds itself")
     assert not (tmp_path / "runs").exists()
 
 
