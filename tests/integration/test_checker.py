@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -294,7 +295,7 @@ def test_no_child_outlives_a_cancelled_check() -> None:
 def test_a_child_ends_by_itself_when_nobody_listens_to_it_any_more() -> None:
     async def work() -> bool:
         child = await asyncio.create_subprocess_exec(
-            *("python", "-m", "orchestrator.answers.symbolic", "0.5"),
+            *(sys.executable, "-m", "orchestrator.answers.symbolic", "0.5"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
