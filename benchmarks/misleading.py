@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +40,9 @@ from sklearn.metrics import roc_auc_score
 from configs.sift import Consensus as Config
 from orchestrator.consensus import is_lone
 
-CENTRALITIES = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, math.inf)
+ANY = 1e9
+"""A centrality that nobody reaches: likeness alone decides."""
+CENTRALITIES = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, ANY)
 SIMILARITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 CAUTIOUS = ((1.0, 0.4), (0.5, 0.5))
 """Looked at beside what is chosen, which fits these templates. Eight samples of SmolLM2-135M for each of 14 word problems were
