@@ -24,7 +24,8 @@ LONGEST_REASON = 2000
 """Characters of a reason that are kept."""
 MOST_OBJECTS = 256
 """Openings of an object that are looked at in one answer; one with more cannot be read."""
-_THINK_CLOSE = "</think>"
+_THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
+_SAID = re.compile(r'"ruling"\s*:\s*"(VALID|INVALID)"')
 _OPENING = re.compile(r'\{\s*"')
 
 
@@ -66,7 +67,9 @@ class Judge:
             found = [each for each in _objects(text) if self._validator.is_valid(each)]
         except (ValueError, RecursionError):
             return None
-        return found[-1] if found and len({each["ruling"] for each in found}) == 1 else None
+        answer = text.rpartition(_THINK_CLOSE)[2]
+        said = {each["ruling"] for each in found} | set(_SAID.findall(answer))  # one that is quoted badly makes no object
+        return found[-1] if found and len(said) == 1 and _THINK_OPEN not in answer else None
 
     def _ruling(self, trajectory: Trajectory, ruled: Ruled, reason: str, details: Mapping[str, Any], tries: int) -> Ruling:
         short = reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + " ..."

@@ -110,6 +110,8 @@ class _Life:
     async def live(self) -> QuestionState:
         """All of it: as many attempts as it takes, or as there are."""
         config, samples_first = self.solver.config, self.solver.config.sampling is not None or self.aim is None
+        if self.aim is None and (known := await self.solver.store.target(self.question.id)):
+            self.aim = Aim(answer=known[0], target="consensus", support=known[1])
         verdicts: dict[str, Verdict] = {}
         graph = self._graph.consensus()
         for attempt in range(config.target.attempts):
@@ -132,8 +134,13 @@ class _Life:
         self.found += new
         await self._graph.add(new)
         if self.aim is None and self.question.kind != "open":
-            target = target_of(self._graph.consensus(), self.solver.config.consensus.min_support)
-            self.aim = target and Aim(answer=target[0], target="consensus", support=target[1])
+            await self._agree()
+
+    async def _agree(self) -> None:
+        """Take the consensus as aim, if there is one; for every life, since a sample that failed may be there in another."""
+        if target := target_of(self._graph.consensus(), self.solver.config.consensus.min_support):
+            await self.solver.store.set_target(self.question.id, *target)
+            self.aim = Aim(answer=target[0], target="consensus", support=target[1])
 
     async def _search(self, aim: Aim) -> None:
         own = self.solver

@@ -220,6 +220,12 @@ def question(cursor: sqlite3.Cursor, question_id: str) -> Placed | None:
     return None if row is None else _placed(row)
 
 
+def target(cursor: sqlite3.Cursor, question_id: str) -> tuple[str, float] | None:
+    """The answer that stands in for a question's gold one, with its support."""
+    row = _one(cursor, _QUESTION, id=question_id)
+    return None if row is None or row["target"] is None else (row["target"], row["target_support"])
+
+
 def tree(cursor: sqlite3.Cursor, question_id: str) -> list[Node]:
     """The nodes of a question, by depth, rank and id."""
     return [rows.node_of(row) for row in _all(cursor, _TREE, question=question_id)]

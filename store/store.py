@@ -138,6 +138,14 @@ class Store:
         placed = await self._read(lambda cursor: reads.question(cursor, question_id))
         return None if placed is None else (placed.question, placed.state, placed.reason)
 
+    async def set_target(self, question_id: str, answer: str, support: float) -> None:
+        """Keep the answer that stands in for a question's gold one, and the share that gave it; the first one stands."""
+        await self._write(lambda tx: writes.set_target(tx, question_id, answer, support))
+
+    async def target(self, question_id: str) -> tuple[str, float] | None:
+        """What `set_target` has kept."""
+        return await self._read(lambda cursor: reads.target(cursor, question_id))
+
     async def lease_question(self, owner: str, lease_s: float) -> Question | None:
         """Lease the first train question that is pending, or whose lease has expired; None if there is none now."""
         row = await self._write(lambda tx: writes.lease_question(tx, owner, lease_s))

@@ -54,6 +54,8 @@ class QuestionRow(_Row, table=True):
     meta: str
     state: str
     reason: str
+    target: str | None
+    target_support: float | None
     lease_owner: str | None
     lease_expires_at: float | None
 

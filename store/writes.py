@@ -86,6 +86,11 @@ def _set_question(key: str = "key") -> Update:
 
 
 _SET_QUESTION = _set_question()
+_SET_TARGET = (
+    update(_question)
+    .values(target=bindparam("answer_given"), target_support=bindparam("share"))
+    .where(_question.c.id == bindparam("key"), _question.c.target == None)  # noqa: E711 - SQL
+)
 
 _NODE_NOW = select(_node.c.state, _node.c.rank).where(_node.c.id == bindparam("key"))
 _SET_NODE = (
@@ -130,7 +135,8 @@ def add_questions(tx: Transaction, rows: Sequence[Columns], split: Split) -> int
     """Append the questions that are not here yet, in their order; how many were."""
     last = tx.rows(_LAST_POSITION, {"in_split": split})[0][0]
     position = first = 0 if last is None else last + 1
-    kept = {"split": split, "state": QuestionState.PENDING.value, "reason": "", "lease_owner": None, "lease_expires_at": None}
+    unset = dict.fromkeys(("target", "target_support", "lease_owner", "lease_expires_at"))
+    kept = {"split": split, "state": QuestionState.PENDING.value, "reason": "", **unset}
     for row in rows:
         if tx.change(_NEW_QUESTION, {**row, **kept, "position": position}):
             position += 1
@@ -138,6 +144,13 @@ def add_questions(tx: Transaction, rows: Sequence[Columns], split: Split) -> int
     if position > first:
         tx.count("questions.pending" if split == "train" else "held_out.questions", position - first)
     return position - first
+
+
+def set_target(tx: Transaction, question: str, answer: str, support: float) -> bool:
+    """Keep the answer that stands in for a gold one; the first one stands."""
+    if new := bool(tx.change(_SET_TARGET, {"key": question, "answer_given": answer, "share": support})):
+        tx.event("target", question)
+    return new
 
 
 def lease_question(tx: Transaction, owner: str, lease_s: float) -> Any | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from sifting import Dump, Saying, configured, question, settled, verdicts
 
 from agents.engines.base import Prompt
+from agents.errors import Terminal
 
 SURE = {"good": {"kind": "scripted", "skill": 0.95}, "poor": {"kind": "scripted", "skill": 0.9, "seed": 1}}
 TORN = {"good": {"kind": "scripted", "skill": 0.2}, "poor": {"kind": "scripted", "skill": 0.2, "seed": 1}}
@@ -100,3 +103,32 @@ def test_a_wrong_consensus_is_told_as_one(tmp_path: Path) -> None:
     dump = settled(tmp_path / "s.db", configured(), [UNKNOWN], engines=engines)
     assert (graph(dump)["target"], graph(dump)["target_support"]) == ("99", 1.0)
     assert all(row["target"] == "consensus" for row in verdicts(dump).values())
+
+
+def test_what_was_aimed_at_once_is_aimed_at_in_every_life(tmp_path: Path) -> None:
+    """Samples that failed may be there after a restart, and would agree on something else."""
+
+    def fails_at_first(prompt: Prompt, _: int) -> str | None:
+        if not prompt.prefix.endswith("answer is "):
+            raise Terminal("not now")
+        return None
+
+    def dies_in_search(prompt: Prompt, _: int) -> str | None:
+        if prompt.prefix.endswith("answer is "):
+            return "7."
+        if "### Step 2." in prompt.prefix:
+            raise Killed
+        return None
+
+    config = configured(consensus={"samples": 3, "min_support": 0.5})
+    with contextlib.suppress(BaseExceptionGroup, Killed):
+        first = {"good": Saying(dies_in_search, skill=1.0), "poor": Saying(fails_at_first, skill=1.0, seed=1)}
+        settled(tmp_path / "s.db", config, [UNKNOWN], engines=first)
+    dump = settled(tmp_path / "s.db", config, [UNKNOWN], engines={name: Saying(lambda *_: None, skill=1.0) for name in first})
+    scored = {json.loads(row["request"])["answer"] for row in dump["call"] if row["purpose"] == "score"}
+    assert scored == {"7"}
+    assert (graph(dump)["target"], graph(dump)["target_support"]) == ("7", 1.0)
+
+
+class Killed(BaseException):
+    """As a kill is: nobody catches it."""

@@ -91,8 +91,21 @@ NOISE = [
 @given(st.lists(st.sampled_from([*NOISE, VALID, INVALID, CLOSE]), max_size=12))
 def test_an_answer_holds_one_ruling_or_none(pieces: list[str]) -> None:
     last_thought = max((at for at, piece in enumerate(pieces) if piece == CLOSE), default=-1)
-    said = {json.loads(piece)["ruling"] for piece in pieces[last_thought + 1 :] if piece in (VALID, INVALID)}
-    assert ruled("".join(pieces)) == (said.pop() if len(said) == 1 else None)
+    answer = pieces[last_thought + 1 :]
+    said = {json.loads(piece)["ruling"] for piece in answer if piece in (VALID, INVALID)}
+    told = {word for word in ("VALID", "INVALID") if f'"ruling": "{word}"' in "".join(answer)}
+    assert ruled("".join(pieces)) == (said.pop() if len(said) == len(told) == 1 else None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>\n{VALID} is what I think so far",
+        '{"reason": "it claims "ruling": "VALID", but no", "ruling": "INVALID"} ' + VALID,
+    ],
+)
+def test_what_is_left_open_and_what_is_quoted_badly_is_no_ruling(text: str) -> None:
+    assert ruled(text) is None
 
 
 @given(st.text())

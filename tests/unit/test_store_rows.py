@@ -65,8 +65,9 @@ NOUNS = {
             id=TEXT,
             text=TEXT,
             answer=st.none() | TEXT,
-            kind=st.sampled_from(["math", "choice", "boolean"]),
+            kind=st.sampled_from(["math", "choice", "boolean", "entailment", "span", "open"]),
             choices=TEXTS,
+            aliases=TEXTS,
             context=st.none() | TEXT,
             source=TEXT,
             meta=MAPPING,
@@ -207,7 +208,8 @@ NOUNS = {
         tables.CheckpointRow,
     ),
 }
-PLACE = {"split": "train", "position": 0, "state": "pending", "reason": "", "lease_owner": None, "lease_expires_at": None}
+UNSET = dict.fromkeys(("target", "target_support", "lease_owner", "lease_expires_at"))
+PLACE = {"split": "train", "position": 0, "state": "pending", "reason": "", **UNSET}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ depends_on = None
 def upgrade() -> None:
     with op.batch_alter_table("question") as question:
         question.add_column(sa.Column("aliases", sa.String(), nullable=False, server_default="[]"))
+        question.add_column(sa.Column("target", sa.String(), nullable=True))
+        question.add_column(sa.Column("target_support", sa.Float(), nullable=True))
     with op.batch_alter_table("trajectory") as trajectory:
         trajectory.add_column(sa.Column("where", sa.String(), nullable=True))
         trajectory.add_column(sa.Column("style", sa.String(), nullable=True))
