@@ -2,11 +2,11 @@
 
       questions ──▶ store ──lease──▶ solve x N ──▶ verdicts, routes ──▶ store ──▶ student ──▶ adapter
                                       │   ▲                                          │
-                            proposals │   │ scores                                   ▼
-                             teachers ▼   │ prover                 accuracy on held-out questions,
+                   proposals, samples │   │ scores, rulings                          ▼
+                             teachers ▼   │ prover, judges         accuracy on held-out questions,
                               engines ────┘                          before and after, through engines
 
-    search    N workers lease questions until none is left; each question moves on its own, there is no barrier
+    search    N workers lease questions until none is left, or the target is met; each question moves on its own
     before    the student as it is, on the held-out questions
     train     the student's child process learns what was accepted
     after     the student as it has become
