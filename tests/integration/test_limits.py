@@ -111,17 +111,17 @@ def test_of_many_questions_the_one_begun_first_is_finished_while_its_prefixes_ar
 
     async def work() -> None:
         stage = Stage(steps=4)
-        slow = Slow(Scripted(kind="scripted", latency_s=0.03, steps=4))  # longer than a step takes to be kept
+        slow = Slow(Scripted(kind="scripted", latency_s=0.02, steps=4))  # longer than a step takes to be kept
         shared = Model(name="slow", identity="slow", engine=slow, gate=gate(in_flight=1))
         stage.models.update({name: replace(shared, name=name) for name in NAMES})
-        async with stage.life(tmp_path / "run.db", configured(beam=2), 4) as life:
-            await life.solve(at_once=4)
+        async with stage.life(tmp_path / "run.db", configured(beam=2), 8) as life:
+            await life.solve(at_once=8)
 
     asyncio.run(work())
     first, num = asked[0], len(asked)
     of_first = [place for place, text in enumerate(asked) if text == first]
-    assert num > 3 * len(of_first)
-    assert of_first[-1] < 2.5 * len(of_first), "the others are asked only while it is being scored"
+    assert num > 7 * len(of_first)
+    assert of_first[-1] < 5 * len(of_first), "first come, first served, it would be 8: others are asked while it is being scored"
 
 
 def test_one_that_is_cancelled_gives_its_place_back_wherever_it_was() -> None:
