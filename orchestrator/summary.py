@@ -108,7 +108,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     target = f" of {summary['target']} wanted" if summary["target"] else ""
-    told = {"questions without gold have a target": "consensus_targets", "trajectories are right by luck": "misleading"}
+    told = {"questions without gold have a target": "consensus_targets", "accepted trajectories look right by luck": "misleading"}
     consensus = ", ".join(f"{summary[key]} {words}" for words, key in told.items() if summary[key])
     mean = f", mean score {summary['mean_score']:.3f}" if summary["mean_score"] is not None else ""
     rate = f" ({summary['tokens_per_second']:.0f}/s)" if summary["tokens_per_second"] else ""
