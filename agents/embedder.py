@@ -8,7 +8,7 @@ nearest of the same answer tells sound from lucky with an AUC of .89 (with equal
 less), and where equal texts are merged of .63 to .73 (.56 to .62).
 
 Invariant: what two texts get depends on which texts there are, never on their order, on how often each is there, nor on when they
-came; one text is read by the model once, as long as it is among the last `KEPT`. Nothing blocks the event loop.
+came; one text is read by the model once, as long as it is among the last `KEPT`. Nothing blocks the event loop for over 2 ms.
 Not covered: what similarities are for (`orchestrator.consensus`).
 """
 
@@ -137,12 +137,13 @@ class Words:
     at_once = 20_000  # 2 ms: a thread waits for Python's lock up to 5 ms, and they wait one after the other
 
     def __init__(self) -> None:
+        from scipy.sparse import csr_array  # here, in the thread that opens it: it takes a while
+
+        self._rows = csr_array
         self._counts = Remembered(lambda text: Counter(WORDS.findall(text.lower()) + NUMBERS.findall(text)))
 
     def cosines(self, texts: Sequence[str]) -> np.ndarray:
         """Of each two; IDF is counted over these texts."""
-        from scipy.sparse import csr_array  # here, since it takes a while
-
         size, counts = len(texts), self._counts.of(texts)
         column = {word: place for place, word in enumerate(sorted({word for each in counts for word in each}))}
         columns = np.array([column[word] for each in counts for word in each], dtype=np.int64)
@@ -151,7 +152,7 @@ class Words:
         idf = np.log((1 + size) / (1 + np.bincount(columns, minlength=len(column)))) + 1
         values = (1 + np.log([count for each in counts for count in each.values()])) * (idf * told)[columns]
         lengths = np.sqrt(np.bincount(rows, values**2, minlength=size))
-        unit = csr_array((values / lengths[rows], (rows, columns)), shape=(size, len(column)))
+        unit = self._rows((values / lengths[rows], (rows, columns)), shape=(size, len(column)))
         return (unit @ unit.T).toarray()
 
 

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+import networkx as nx
 import numpy as np
 
 from agents.embedder import Embedder
@@ -154,8 +155,6 @@ def centralities(edges: np.ndarray) -> np.ndarray:
     size = len(edges)
     if not edges.any():
         return np.ones(size)
-    import networkx as nx  # here, since it takes a while
-
     rows, columns = np.nonzero(np.triu(edges, 1))
     graph = nx.Graph()
     graph.add_nodes_from(range(size))

@@ -68,7 +68,7 @@ class Lines:
 
     def settled(self, question: Question, state: QuestionState, reason: str) -> None:
         """A line a question."""
-        self.note(f"  {state.value:8} {question.id[:8]} {reason}")
+        self.note(f"  {state.value:8} {question.id[:8]} {visible(reason)}")
 
 
 class PanelView:
@@ -109,12 +109,16 @@ class PanelView:
     def settled(self, question: Question, state: QuestionState, reason: str) -> None:
         """A line a question."""
         style = "green" if state is QuestionState.SOLVED else "red"
-        self._recent.append(Text(f"{question.id[:6]} {state.value}: {reason}"[:_WIDTH], style=style))
+        self._recent.append(Text(f"{question.id[:6]} {state.value}: {visible(reason)}"[:_WIDTH], style=style))
+
+
+def visible(text: str) -> str:
+    """One line of what a model wrote: nothing in it steers a terminal."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def _shown(question: Question, node: Node) -> Text:
-    words = "".join(each if each.isprintable() else " " for each in " ".join(node.step.text.split()))
-    line = f"{question.id[:6]} {node.score.value:.2f} {'+'.join(node.authors)}: {words}"
+    line = f"{question.id[:6]} {node.score.value:.2f} {'+'.join(node.authors)}: {visible(node.step.text)}"
     return Text(line[:_WIDTH], style="dim")
 
 

@@ -25,7 +25,7 @@ from orchestrator.proposals import proposing
 from orchestrator.scoring import all_of
 from orchestrator.search import plant
 from orchestrator.strategies import Ask
-from store.types import Candidate, Question, Trajectory, content_id
+from store.types import Candidate, Question, Trajectory, content_id, sum_cost
 
 
 def sampling_of(config: RunConfig) -> Sampling:
@@ -78,7 +78,6 @@ class Samples:
         if (concluded := await self.conclusions.of(question, text, author, name)) is None:
             return None
         found = find_answer(concluded.text, question.kind, question.choices)
-        costs = (candidate.cost, concluded.cost)
         return Trajectory(
             id=name,
             question=question.id,
@@ -93,5 +92,5 @@ class Samples:
             score=None,
             best=False,
             usage=candidate.usage + concluded.usage,
-            cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+            cost=sum_cost([candidate.cost, concluded.cost]),
         )

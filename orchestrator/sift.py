@@ -23,15 +23,16 @@ from orchestrator.failures import Failures
 from orchestrator.scoring import all_of
 from store.types import Consensus, Outcome, Question, Ruling, Standing, Trajectory, Verdict, content_id
 
+_SHOWN = 200
+"""Characters of an answer that a reason repeats; the whole stands in its trajectory."""
 _PLAIN = ("answer check", "symbolic equality")
 """What decides mostly, and needs no words in a refusal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sift:
-    """Sifts the trajectories of one question of the run with this id; what is known of one is not asked again."""
+    """Sifts the trajectories of one question; what is known of one is not asked again."""
 
-    run: str
     config: RunConfig
     roster: Roster
     checker: Checker
@@ -55,10 +56,10 @@ class Sift:
             return verdict(Outcome.WRONG_ANSWER, "no answer found")
         found = await self.checker.check(question, trajectory.answer, aim.answer, span_f1=self.config.span_f1)
         if found.right:
-            consensus = f", with {aim.told()}" if aim.target == "consensus" else ""
+            consensus = f", with {_short(aim.told())}" if aim.target == "consensus" else ""
             return verdict(Outcome.ACCEPTED, found.how + consensus)
         told = "" if found.how in _PLAIN else f" ({found.how})"
-        return verdict(Outcome.WRONG_ANSWER, f"{trajectory.answer} is not {aim.told()}{told}")
+        return verdict(Outcome.WRONG_ANSWER, f"{_short(trajectory.answer)} is not {_short(aim.told())}{told}")
 
     async def verdicts(
         self, question: Question, trajectories: Sequence[Trajectory], checked: Mapping[str, Verdict], graph: Consensus
@@ -149,6 +150,10 @@ def counted(verdicts: Iterable[Verdict]) -> str:
     """How many there are of each outcome, in words."""
     counts = Counter(verdict.outcome.value.replace("_", " ") for verdict in verdicts)
     return ", ".join(f"{number} {name}" for name, number in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _short(answer: str) -> str:
+    return answer if len(answer) <= _SHOWN else f"{answer[:_SHOWN]} ..."
 
 
 def _said(trajectory: Trajectory) -> tuple[str, str]:

@@ -99,8 +99,8 @@ class _Life:
         self._conclusions = conclusions = Conclusions(
             roster=own.roster, ledger=ledger, failures=failures, patience_s=own.config.limits.patience_s
         )
-        common = {"run": own.run, "config": own.config, "roster": own.roster, "ledger": ledger, "failures": failures}
-        self._samples = Samples(**common, conclusions=conclusions)
+        common = {"config": own.config, "roster": own.roster, "ledger": ledger, "failures": failures}
+        self._samples = Samples(**common, run=own.run, conclusions=conclusions)
         self._sift = Sift(**common, checker=own.checker)
         self._graph = ConsensusGraph(question.id, own.config.consensus, own.embedder, self._groups)
 

@@ -31,7 +31,7 @@ from orchestrator.search import Tree, best, latecomers, merged, plant
 from orchestrator.strategies import Strategy, strategy_of
 from store.reasoning import joined
 from store.store import Store
-from store.types import Advance, Candidate, Node, Question, Trajectory, content_id, sum_usage
+from store.types import Advance, Candidate, Node, Question, Trajectory, content_id, sum_cost, sum_usage
 
 log = structlog.get_logger()
 
@@ -128,7 +128,6 @@ class Walk:
             return None
         path = tree.path(node.id)
         found = find_answer(concluded.text, question.kind, question.choices)
-        costs = [*(each.cost for each in path), concluded.cost]
         return Trajectory(
             id=content_id("trajectory", self.run, node.id),
             question=question.id,
@@ -143,5 +142,5 @@ class Walk:
             target=node.score.target,
             best=first,
             usage=sum_usage([*(each.usage for each in path), concluded.usage]),
-            cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+            cost=sum_cost([*(each.cost for each in path), concluded.cost]),
         )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ClauseElement, and_, bindparam, exists, or_, select
+from sqlalchemy import ClauseElement, and_, bindparam, exists, select
 from sqlmodel import SQLModel
 
 from store import rows, tables
@@ -67,21 +67,6 @@ class Placed(NamedTuple):
     question: Question
     state: QuestionState
     reason: str
-
-
-class Accepted(NamedTuple):
-    """An accepted trajectory with the nodes of its path, root first; `position` is its question's."""
-
-    question: Question
-    trajectory: Trajectory
-    verdict: Verdict
-    nodes: list[Node]
-    position: int
-
-    @property
-    def cursor(self) -> tuple[int, str]:
-        """What the next page comes after."""
-        return self.position, self.trajectory.id
 
 
 class Readers:
@@ -155,16 +140,6 @@ _keys = select(_question.c.position, _question.c.id.label("question"), _trajecto
 _JUDGED = _question.join(_trajectory, _trajectory.c.question == _question.c.id).join(
     _verdict, and_(_verdict.c.trajectory == _trajectory.c.id, _verdict.c.outcome == Outcome.ACCEPTED.value)
 )
-_ACCEPTED = (
-    _keys.select_from(_JUDGED)
-    .where(
-        _question.c.split == "train",
-        _question.c.position >= bindparam("position"),
-        or_(_question.c.position > bindparam("position"), _trajectory.c.id > bindparam("after")),
-    )
-    .order_by(_question.c.position, _trajectory.c.id)
-    .limit(_LIMIT)
-)
 _later = _route.alias("later")
 _OVERRULED = exists().where(
     _later.c.student == _route.c.student, _later.c.trajectory == _route.c.trajectory, _later.c.round > _route.c.round
@@ -180,7 +155,6 @@ _BEST_LESSONS = _LESSONS.where(_trajectory.c.best)
 _TRAJECTORY = select(_trajectory).where(_trajectory.c.id == bindparam("id"))
 _TRAJECTORIES = select(_trajectory).where(_trajectory.c.question == bindparam("question")).order_by(_trajectory.c.id)
 _VERDICT = select(_verdict).where(_verdict.c.trajectory == bindparam("trajectory"))
-_NODE = select(_node).where(_node.c.id == bindparam("id"))
 _RULINGS = (
     select(_ruling)
     .join(_trajectory, _trajectory.c.id == _ruling.c.trajectory)
@@ -274,20 +248,6 @@ def _the_question(cursor: sqlite3.Cursor, question_id: str) -> Question:
 
 def _the_trajectory(cursor: sqlite3.Cursor, trajectory_id: str) -> Trajectory:
     return rows.trajectory_of(_all(cursor, _TRAJECTORY, id=trajectory_id)[0])
-
-
-def accepted(cursor: sqlite3.Cursor, after: tuple[int, str], limit: int) -> list[Accepted]:
-    """The accepted trajectories that come after a cursor, by question, then id."""
-    position, trajectory_id = after
-    keys = _all(cursor, _ACCEPTED, position=position, after=trajectory_id, limit=limit)
-    return [_accepted(cursor, key) for key in keys]
-
-
-def _accepted(cursor: sqlite3.Cursor, key: sqlite3.Row) -> Accepted:
-    trajectory = _the_trajectory(cursor, key["trajectory"])
-    verdict = rows.verdict_of(_all(cursor, _VERDICT, trajectory=trajectory.id)[0])
-    nodes = [rows.node_of(row) for node in trajectory.nodes for row in _all(cursor, _NODE, id=node)]
-    return Accepted(_the_question(cursor, key["question"]), trajectory, verdict, nodes, key["position"])
 
 
 def trajectories(cursor: sqlite3.Cursor, question_id: str) -> list[tuple[Trajectory, Verdict | None]]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from store import database, reads, rows, writes
 from store.database import BUSY_S, Mode, StoreError, StoreFull, connect, prepare
 from store.judged import Judged, judged
-from store.reads import Accepted, Placed, Read, Readers, RunRecord
+from store.reads import Placed, Read, Readers, RunRecord
 from store.types import (
     Advance,
     Attempt,
@@ -42,7 +42,6 @@ from store.writer import Clock, Op, Writer
 from store.writes import RunState, Split
 
 __all__ = [
-    "Accepted",
     "Judged",
     "Placed",
     "RunRecord",
@@ -248,10 +247,6 @@ class Store:
     async def consensus(self, question_id: str) -> Consensus | None:
         """The graph of a question's trajectories, if it is settled and has any."""
         return await self._read(lambda cursor: reads.consensus(cursor, question_id))
-
-    async def accepted(self, after: tuple[int, str] = (-1, ""), limit: int = 100) -> list[Accepted]:
-        """A page of accepted trajectories by question and id; the next page comes after the last one's `cursor`."""
-        return await self._read(lambda cursor: reads.accepted(cursor, after, limit))
 
     async def judged(self, after: tuple[int, str] = (-1, ""), limit: int = 100, accepted_only: bool = False) -> list[Judged]:
         """A page of all trajectories, or of the accepted ones, with all that is said of them, in the order of `accepted`."""

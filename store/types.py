@@ -378,6 +378,12 @@ class Lesson:
     trajectory: Trajectory
 
 
+def sum_cost(costs: Sequence[float | None]) -> float | None:
+    """The sum of several costs in US dollars; None where one of them is not known."""
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
+
+
 def sum_usage(usages: Sequence[Usage]) -> Usage:
     """The sum of several usages; of none, zero."""
     return sum(usages, Usage())

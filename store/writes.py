@@ -336,7 +336,7 @@ def _add_trajectories(tx: Transaction, trajectories: Sequence[Columns], verdicts
 
 def _add_rulings(tx: Transaction, rulings: Sequence[Columns], verdicts: Mapping[str, Columns]) -> None:
     new = [row for row in rulings if tx.change(_NEW_RULING, row)]
-    readable = [row for row in new if row["ruled"] != "unreadable"]
+    readable = sorted((row for row in new if row["ruled"] != "unreadable"), key=lambda row: (row["trajectory"], row["judge"]))
     for row in new:
         tx.event("ruling", row["trajectory"])
         tx.count(f"rulings.{row['ruled']}.{row['judge']}")
@@ -345,8 +345,8 @@ def _add_rulings(tx: Transaction, rulings: Sequence[Columns], verdicts: Mapping[
         if verdict["target"] is not None:
             check = "wrong" if verdict["outcome"] == Outcome.WRONG_ANSWER.value else "right"
             tx.count(f"checked.{row['ruled']}.{check}.{row['judge']}")
-    for one, other in itertools.permutations(readable, 2):
-        if one["trajectory"] == other["trajectory"] and one["judge"] < other["judge"]:
+    for _, panel in itertools.groupby(readable, key=lambda row: row["trajectory"]):
+        for one, other in itertools.combinations(panel, 2):
             tx.count(f"votes.{one['ruled']}.{other['ruled']}.{one['judge']}/{other['judge']}")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from types import ModuleType
 from typing import Any, Self
 
 from agents.engines.base import AnswerLogprobs, Capabilities, Completion, Message, Prompt, as_turns
-from agents.engines.dialects import Draft
+from agents.engines.dialects import Draft, held_to
 from agents.engines.samples import Samples
 from agents.engines.wire import classify, one_line
 from agents.errors import EngineError, ModelNotFound, Refused, Retryable, TimedOut, Unreadable
@@ -93,9 +92,7 @@ class LitellmEngine:
             sampling["top_p"] = top_p
         seeds = [{"seed": (seed + index) % (1 << 31)} if "seed" in self._supported else {} for index in range(n)]
         stops = tuple(text for text in stop if text)
-        if prompt.schema and self._structures:
-            form = {"name": "answer", "schema": json.loads(prompt.schema)}
-            sampling["response_format"] = {"type": "json_schema", "json_schema": form}
+        sampling = held_to(sampling, prompt.schema if self._structures else None)
         request = content_id(dataclasses.asdict(prompt), stops, sampling, seeds)
         return await self._samples.of(request, [partial(self._complete, prompt, stops, sampling | each) for each in seeds])
 

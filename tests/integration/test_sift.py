@@ -136,24 +136,28 @@ def test_copies_of_what_is_unsound_are_unsound(tmp_path: Path) -> None:
     assert outcomes(dump) == {"unsound": 6}
 
 
-def test_misleading_is_dropped_only_if_that_is_wanted(tmp_path: Path) -> None:
-    def lucky(prompt: Prompt, number: int) -> str | None:
-        return " The moon told me so, and it is never wrong.</think>" if not prompt.prefix.endswith("answer is ") else "12."
+@pytest.mark.parametrize("drop", [False, True])
+def test_misleading_is_dropped_only_if_that_is_wanted(tmp_path: Path, drop: bool) -> None:
+    """Three teachers add up; the fourth has the same answer from the moon."""
 
-    for drop in (False, True):
-        config = configured(
-            sampling={"styles": ["plain"], "samples": 4},
-            search={"strategy": "none"},
-            consensus={"drop_misleading": drop, "min_similarity": 0.5, "min_centrality": 1.0},
-        )
-        sure = Saying(lambda prompt, _: None, skill=1.0)
-        asked = Question(id="q", text="Ann finds 3, then 4, then 5 pens. How many?", answer="12", kind="math")
-        dump = settled(tmp_path / f"{drop}.db", config, [asked], engines={"good": sure, "poor": Saying(lucky)})
-        rows = verdicts(dump)
-        flagged = {row["trajectory"] for row in dump["standing"] if row["misleading"]}
-        told = {rows[id]["outcome"] for id in flagged}
-        assert told <= ({"misleading"} if drop else {"accepted", "duplicate"})
-        assert not drop or all("right answer, but" in rows[id]["reason"] for id in flagged)
+    def lucky(prompt: Prompt, _: int) -> str:
+        return "12." if prompt.prefix.endswith("answer is ") else " The moon told me so, and it is never wrong.</think>"
+
+    sound = [{"name": name, "engine": "good"} for name in ("ann", "cy", "dan")]
+    config = configured(
+        teachers=[*sound, {"name": "bob", "engine": "poor"}],
+        sampling={"styles": ["plain"]},
+        search={"strategy": "none"},
+        consensus={"drop_misleading": drop},
+    )
+    asked = Question(id="q", text="Ann finds 3, then 4, then 5 pens. How many?", answer="12", kind="math")
+    engines = {"good": Saying(lambda *_: None, skill=1.0), "poor": Saying(lucky)}
+    dump = settled(tmp_path / "s.db", config, [asked], engines=engines)
+    (flagged,) = [row["trajectory"] for row in dump["standing"] if row["misleading"]]
+    row = verdicts(dump)[flagged]
+    assert row["teachers"] == '["bob"]'
+    assert row["outcome"] == ("misleading" if drop else "accepted")
+    assert ("right answer, but centrality" in row["reason"]) == drop
 
 
 def test_an_audit_asks_for_the_same_ones_each_time(tmp_path: Path) -> None:
@@ -260,3 +264,13 @@ def test_the_store_gives_back_what_was_ruled_and_how_they_stand(tmp_path: Path) 
             assert sum(len(cluster.trajectories) for cluster in graph.clusters) == len(dump["trajectory"])
 
     asyncio.run(read())
+
+
+def test_a_long_answer_is_not_repeated_in_every_reason(tmp_path: Path) -> None:
+    endless = "\\text{no} " * 2000
+    config = configured(sampling={"styles": ["plain"]}, search={"strategy": "none"}, teachers=[{"name": "ann", "engine": "good"}])
+    wordy = Saying(lambda prompt, _: endless if prompt.prefix.endswith("answer is ") else None, skill=1.0)
+    dump = settled(tmp_path / "s.db", config, [question(1)], engines={"good": wordy})
+    assert [len(row["answer"]) > 2000 for row in dump["trajectory"]] == [True]
+    assert len(dump["verdict"][0]["reason"]) < 500
+    assert len(dump["question"][0]["reason"]) < 500

@@ -175,9 +175,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
             (t1, verdict("t1")),
             (trajectory("t2", 0.25), verdict("t2", Outcome.WRONG_ANSWER)),
         ]
-        (accepted,) = await store.accepted()
-        assert tuple(accepted) == (question(0), t1, verdict("t1"), [tree[0], tree[3]], 0)
-        assert await store.accepted(after=accepted.cursor) == []
+        (accepted,) = await store.judged(accepted_only=True)
+        assert tuple(accepted) == (question(0), t1, verdict("t1"), [tree[0], tree[3]], [], None, None, None, 0)
+        assert await store.judged(after=accepted.cursor, accepted_only=True) == []
         assert [(lesson.question, lesson.trajectory) for lesson in await store.lessons("s")] == [(question(0), t1)]
         assert await store.failures() == [FAILURE]
         assert await store.attempts("s@before") == [attempt("a1")]
@@ -337,10 +337,10 @@ def test_the_lessons_of_a_student(tmp_path: Path) -> None:
         assert ids(await store.lessons("s", best_only=False)) == ["0b", "0a", "0c", "1b", "1a"]
         assert ids(await store.lessons("s", best_only=True)) == ["0b", "1b"]
         assert ids(await store.lessons("other", best_only=False)) == ["0a", "1a"]
-        found, page = [], await store.accepted(limit=2)
+        found, page = [], await store.judged(limit=2, accepted_only=True)
         while page:
             found += [each.trajectory.id for each in page]
-            page = await store.accepted(after=page[-1].cursor, limit=2)
+            page = await store.judged(after=page[-1].cursor, limit=2, accepted_only=True)
         assert found == ["0a", "0b", "0c", "1a", "1b", "1c"]
         assert await store.mean_score() == 0.5
 
