@@ -17,11 +17,13 @@ from configs.part import Name, Part, Probability
 from configs.search import Search, Strategy
 from configs.sift import Consensus, Judge, Judging, Sampling, Style, Target
 from configs.sources import Fields, File, Source, WordProblems
+from configs.training import Compatibility, Lora, Peers, Router, Student
 
 __all__ = [
     "HARMLESS",
     "Asking",
     "Budget",
+    "Compatibility",
     "Consensus",
     "Evaluation",
     "Example",
@@ -33,7 +35,9 @@ __all__ = [
     "Limits",
     "Logging",
     "Lora",
+    "Peers",
     "Prover",
+    "Router",
     "RunConfig",
     "Sampling",
     "Search",
@@ -114,56 +118,6 @@ class Prover(Part):
     """A key of `engines`; must be able to score."""
     asking: Asking | None = None
     """How it is asked; None: the run's `asking`."""
-
-
-class Lora(Part):
-    """Low-rank adapters (peft)."""
-
-    rank: int = Field(default=32, ge=1)
-    """Rank of the update."""
-    alpha: int = Field(default=32, ge=1)
-    """Scale: alpha / rank."""
-    dropout: float = Field(default=0.05, ge=0, lt=1)
-    """Dropout on the adapter's input."""
-    targets: tuple[str, ...] | Literal["attention", "all-linear"] = "attention"
-    """Names of linear layers, or all attention projections, or all linear layers."""
-
-
-class Student(Part):
-    """A model that learns from accepted trajectories."""
-
-    name: Name
-    """How it is called in every record."""
-    model: str
-    """A folder or a hub id."""
-    system: str | None = None
-    """Its system prompt, in training and evaluation; None for none."""
-    device: str = "auto"
-    """"cpu", "cuda", "cuda:1" or "auto"."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the frozen weights; the adapter is always float32."""
-    lora: Lora = Lora()
-    """The adapter."""
-    trajectories: Literal["best", "accepted"] = "accepted"
-    """Learn from the best accepted trajectory of a question, or from all accepted ones."""
-    epochs: int = Field(default=5, ge=1)
-    """Passes over the data."""
-    batch: int = Field(default=8, ge=1)
-    """Trajectories per update."""
-    micro_batch: int = Field(default=8, ge=1)
-    """Trajectories per forward pass."""
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate of AdamW, cosine schedule."""
-    warmup: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the updates in which the learning rate rises."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's weight decay."""
-    clip: float = Field(default=1.0, gt=0)
-    """Largest gradient norm."""
-    max_tokens: int = Field(default=2048, ge=16)
-    """Longest training example; longer ones are left out, and counted."""
-    checkpoint_every: int = Field(default=10, ge=1)
-    """Updates between checkpoints."""
 
 
 class Evaluation(Part):
@@ -249,8 +203,16 @@ class RunConfig(Part):
     """An answer of kind span is right from this F1 of its words on; 1: all of them. Numbers must be equal in any case."""
     target: Target = Target()
     """When there is enough, of the run and of each question."""
-    students: tuple[Student, ...] = Field(default=(), max_length=1)
+    students: tuple[Student, ...] = ()
     """Who learns; empty: make data only."""
+    router: Router | None = None
+    """Who sends each trajectory to the students that gain from it; None: every student learns all."""
+    peers: Peers | None = None
+    """How students teach each other; None: not at all."""
+    placement: Literal["separate", "together"] = "separate"
+    """Students and router live in a process each, or all in one."""
+    learn: Literal["after_search", "at_once"] = "after_search"
+    """Students begin when all questions are settled, or as soon as there is a batch, while teachers still write."""
     evaluation: Evaluation | None = None
     """Measure the students; None: do not."""
     budget: Budget = Budget()
@@ -309,6 +271,34 @@ class RunConfig(Part):
         return self
 
     @model_validator(mode="after")
+    def _students_can_learn(self) -> RunConfig:
+        names = [student.name for student in self.students]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"students: the name {twice[0]!r} is used twice; names must differ")
+        if self.router and ROUTER in names:
+            raise ValueError(f"students: the name {ROUTER!r} is the router's own; names must differ")
+        if self.peers and len(names) < 2:
+            raise ValueError("peers: one student has no peers; accepted: two students or more, or no `peers`")
+        if self.router and not names:
+            raise ValueError("router: there is no student to route to; accepted: at least one student, or no `router`")
+        if self.router or self.peers or self.placement == "together":
+            self._students_walk_together()
+        return self
+
+    def _students_walk_together(self) -> None:
+        """Students that share batches must agree on what a batch is."""
+        for index, student in enumerate(self.students):
+            for key in ("epochs", "batch", "batch_of", "trajectories"):
+                value, first = getattr(student, key), getattr(self.students[0], key)
+                if value != first:
+                    raise ValueError(
+                        f"students[{index}].{key}: {value!r}, but {first!r} for {self.students[0].name!r}; "
+                        "with a router, peers or placement together, students share their batches: it must be the same"
+                    )
+            if self.placement == "together" and student.processes > 1:
+                raise ValueError(f"students[{index}].processes: {student.processes}; placement together takes one each")
+
+    @model_validator(mode="after")
     def _judges_can_rule(self) -> RunConfig:
         for index, source in enumerate(self.questions):
             if isinstance(source, File) and source.answers == "open" and source.format == "fields" and not self.judges:
@@ -330,6 +320,9 @@ class RunConfig(Part):
             raise ValueError(f"target.most: {self.target.most} is less than target.least, {self.target.least}")
         return self
 
+
+ROUTER = "router"
+"""The router's name in every record."""
 
 HARMLESS = ("limits", "logging", "http", "run_dir", "budget", "ledger", "replay")
 """Keys that may differ between a run and its resumption; they are not part of a run's identity."""

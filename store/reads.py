@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ClauseElement, and_, bindparam, exists, select
+from sqlalchemy import ClauseElement, bindparam, select
 from sqlmodel import SQLModel
 
 from store import rows, tables
@@ -26,14 +26,10 @@ from store.tables import table
 from store.types import (
     Attempt,
     Call,
-    Checkpoint,
     Consensus,
     Event,
     Failure,
-    Lesson,
-    Metrics,
     Node,
-    Outcome,
     Question,
     QuestionState,
     Ruling,
@@ -55,6 +51,7 @@ class RunRecord:
     id: str
     name: str
     config: str
+    searched: bool
     started_at: float
     finished_at: float | None
     state: RunState
@@ -130,28 +127,10 @@ _FAILURES = select(_failure).where(_failure.c.id > bindparam("after")).order_by(
 _ATTEMPTS = (
     select(_attempt).where(_attempt.c.model == bindparam("model")).order_by(_attempt.c.question, _attempt.c.sample, _attempt.c.id)
 )
-_METRICS = select(_metrics).where(_metrics.c.student == bindparam("student")).order_by(_metrics.c.update)
-_CHECKPOINTS = select(_checkpoint).where(_checkpoint.c.student == bindparam("student")).order_by(_checkpoint.c.update)
 _STAGES = select(_stage).order_by(_stage.c.name)
 _COUNTS = select(_count).order_by(_count.c.name)
 _EVENTS = select(_event).where(_event.c.seq > bindparam("after")).order_by(_event.c.seq).limit(_LIMIT)
 
-_keys = select(_question.c.position, _question.c.id.label("question"), _trajectory.c.id.label("trajectory"))
-_JUDGED = _question.join(_trajectory, _trajectory.c.question == _question.c.id).join(
-    _verdict, and_(_verdict.c.trajectory == _trajectory.c.id, _verdict.c.outcome == Outcome.ACCEPTED.value)
-)
-_later = _route.alias("later")
-_OVERRULED = exists().where(
-    _later.c.student == _route.c.student, _later.c.trajectory == _route.c.trajectory, _later.c.round > _route.c.round
-)
-_LESSONS = (
-    _keys.add_columns(_trajectory.c.score)
-    .distinct()
-    .select_from(_JUDGED.join(_route, _route.c.trajectory == _trajectory.c.id))
-    .where(_route.c.student == bindparam("student"), _route.c.gate > 0, ~_OVERRULED)
-    .order_by(_question.c.position, _trajectory.c.score.desc().nulls_last(), _trajectory.c.id)
-)
-_BEST_LESSONS = _LESSONS.where(_trajectory.c.best)
 _TRAJECTORY = select(_trajectory).where(_trajectory.c.id == bindparam("id"))
 _TRAJECTORIES = select(_trajectory).where(_trajectory.c.question == bindparam("question")).order_by(_trajectory.c.id)
 _VERDICT = select(_verdict).where(_verdict.c.trajectory == bindparam("trajectory"))
@@ -231,25 +210,6 @@ def attempts(cursor: sqlite3.Cursor, model: str) -> list[Attempt]:
     return [rows.attempt_of(row) for row in _all(cursor, _ATTEMPTS, model=model)]
 
 
-def lessons(cursor: sqlite3.Cursor, student: str, best_only: bool) -> list[Lesson]:
-    """What a student is to learn by the newest round's routes: by question, then the best score first."""
-    known: dict[str, Question] = {}
-    found = []
-    for key in _all(cursor, _BEST_LESSONS if best_only else _LESSONS, student=student):
-        if key["question"] not in known:
-            known[key["question"]] = _the_question(cursor, key["question"])
-        found.append(Lesson(question=known[key["question"]], trajectory=_the_trajectory(cursor, key["trajectory"])))
-    return found
-
-
-def _the_question(cursor: sqlite3.Cursor, question_id: str) -> Question:
-    return rows.question_of(_all(cursor, _QUESTION, id=question_id)[0])
-
-
-def _the_trajectory(cursor: sqlite3.Cursor, trajectory_id: str) -> Trajectory:
-    return rows.trajectory_of(_all(cursor, _TRAJECTORY, id=trajectory_id)[0])
-
-
 def trajectories(cursor: sqlite3.Cursor, question_id: str) -> list[tuple[Trajectory, Verdict | None]]:
     """The trajectories of a question with their verdicts, by id."""
     found = [rows.trajectory_of(row) for row in _all(cursor, _TRAJECTORIES, question=question_id)]
@@ -266,16 +226,6 @@ def consensus(cursor: sqlite3.Cursor, question_id: str) -> Consensus | None:
     """The graph of a question's trajectories."""
     row = _one(cursor, _CONSENSUS, question=question_id)
     return None if row is None else rows.consensus_of(row, _all(cursor, _STANDINGS, question=question_id))
-
-
-def checkpoints(cursor: sqlite3.Cursor, student: str) -> list[Checkpoint]:
-    """The checkpoints of a student, by update."""
-    return [rows.checkpoint_of(row) for row in _all(cursor, _CHECKPOINTS, student=student)]
-
-
-def metrics(cursor: sqlite3.Cursor, student: str) -> list[Metrics]:
-    """The metrics of a student, by update."""
-    return [rows.metrics_of(row) for row in _all(cursor, _METRICS, student=student)]
 
 
 def stage_seconds(cursor: sqlite3.Cursor) -> dict[str, float]:

@@ -236,7 +236,7 @@ def verdict_row(verdict: Verdict) -> Columns:
     """The columns of a verdict."""
     target = verdict.target and _one_of(verdict.target, _TARGETS)
     outcome = Outcome(verdict.outcome).value
-    return {"trajectory": verdict.trajectory, "outcome": outcome, "reason": verdict.reason, "target": target}
+    return {"trajectory": verdict.trajectory, "outcome": outcome, "reason": verdict.reason, "target": target, "epoch": None}
 
 
 def verdict_of(row: Row) -> Verdict:
@@ -359,12 +359,12 @@ def attempt_of(row: Row) -> Attempt:
 
 def report_row(report: Report) -> Columns:
     """The columns of a report."""
-    return {**asdict(report), "cross_entropy": _finite(report.cross_entropy)}
+    return {**asdict(report), "routed": bool(report.routed), "cross_entropy": _finite(report.cross_entropy)}
 
 
 def report_of(row: Row) -> Report:
     """The report of a row."""
-    return Report(**row)
+    return Report(**{**row, "routed": bool(row["routed"])})
 
 
 def metrics_row(metrics: Metrics) -> Columns:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from store import database, reads, rows, writes
+from store import database, learning, reads, rows, writes
 from store.database import BUSY_S, Mode, StoreError, StoreFull, connect, prepare
 from store.judged import Judged, judged
 from store.reads import Placed, Read, Readers, RunRecord
@@ -30,6 +30,7 @@ from store.types import (
     Lesson,
     Metrics,
     Node,
+    Plan,
     Question,
     QuestionState,
     Report,
@@ -267,29 +268,54 @@ class Store:
 
     # Students
 
-    async def lessons(self, student: str, best_only: bool = False) -> list[Lesson]:
-        """The accepted trajectories that the newest round routes to a student: by question, then the best score first."""
-        return await self._read(lambda cursor: reads.lessons(cursor, student, best_only))
+    async def end_search(self) -> None:
+        """Note that no more trajectories will come."""
+        await self._write(learning.end_search)
+
+    async def plan_epoch(self, epoch: int, least: int = 0) -> Plan | None:
+        """The plan of an epoch, decided now if it is not yet; None while fewer than `least` are new and more will come."""
+        return await self._write(lambda tx: learning.plan_epoch(tx, epoch, least))
+
+    async def lessons(self, epoch: int, student: str | None = None, best_only: bool = False) -> list[Lesson]:
+        """What arrived with the plan of an epoch: all of it, or what is routed to a student; by question, best score first."""
+        return await self._read(lambda cursor: learning.lessons(cursor, epoch, student, best_only))
+
+    async def record_routes(self, routes: Sequence[Route]) -> None:
+        """Keep the routes of a round, all or nothing."""
+        columns = [rows.route_row(route) for route in routes]
+        await self._write(lambda tx: learning.add_routes(tx, columns))
+
+    async def routes(self, number: int) -> list[Route]:
+        """The routes of a round, by trajectory and student."""
+        return await self._read(lambda cursor: learning.routes(cursor, number))
 
     async def record_training(
         self, reports: Sequence[Report], metrics: Sequence[Metrics], checkpoint: Checkpoint | None = None
     ) -> None:
         """Keep what a student measured. A checkpoint of the same update replaces the one before: it is what lies on disk."""
         op = partial(
-            writes.record_training,
+            learning.record_training,
             reports=[rows.report_row(report) for report in reports],
             metrics=[rows.metrics_row(one) for one in metrics],
             checkpoint=None if checkpoint is None else rows.checkpoint_row(checkpoint),
         )
         await self._write(op)
 
+    async def reports(self, after: int, until: int) -> list[Report]:
+        """What all students reported of the updates above `after`, up to `until`."""
+        return await self._read(lambda cursor: learning.reports(cursor, after, until))
+
+    async def last_updates(self) -> dict[str, int]:
+        """The last update that each student has told of."""
+        return await self._read(learning.last_updates)
+
     async def checkpoints(self, student: str) -> list[Checkpoint]:
         """The checkpoints of a student, by update."""
-        return await self._read(lambda cursor: reads.checkpoints(cursor, student))
+        return await self._read(lambda cursor: learning.checkpoints(cursor, student))
 
     async def metrics(self, student: str) -> list[Metrics]:
         """The metrics of a student, by update."""
-        return await self._read(lambda cursor: reads.metrics(cursor, student))
+        return await self._read(lambda cursor: learning.metrics(cursor, student))
 
     async def record_attempts(self, attempts: Sequence[Attempt]) -> None:
         """Keep answers to held-out questions."""

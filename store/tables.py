@@ -29,6 +29,7 @@ class RunRow(_Row, table=True):
     name: str
     config: str
     state: str
+    searched: bool
     started_at: float
     finished_at: float | None
 
@@ -174,16 +175,27 @@ class StandingRow(_Row, table=True):
 class VerdictRow(_Row, table=True):
     """What the sift decided about one trajectory."""
 
+    __table_args__ = (Index("ix_verdict_epoch", "outcome", "epoch"),)
+
     trajectory: str = Field(primary_key=True, foreign_key="trajectory.id")
     outcome: str
     reason: str
     target: str | None
+    epoch: int | None
+
+
+class PlanRow(_Row, table=True):
+    """Which epochs have begun."""
+
+    epoch: int = Field(primary_key=True)
+    arrivals: int
+    ended: bool
 
 
 class RouteRow(_Row, table=True):
     """Which student learns a trajectory, in which round."""
 
-    __table_args__ = (Index("ix_route_student", "student", "trajectory", "round"),)
+    __table_args__ = (Index("ix_route_student", "student", "trajectory", "round"), Index("ix_route_round", "round"))
 
     id: str = Field(primary_key=True)
     trajectory: str = Field(foreign_key="trajectory.id")
@@ -223,12 +235,20 @@ class AttemptRow(_Row, table=True):
 
 
 class ReportRow(_Row, table=True):
-    """One student's cross-entropy on one trajectory."""
+    """What one student measured on one trajectory."""
+
+    __table_args__ = (Index("ix_report_update", "update"),)
 
     student: str = Field(primary_key=True)
     trajectory: str = Field(primary_key=True, foreign_key="trajectory.id")
     update: int = Field(primary_key=True)
     cross_entropy: float
+    routed: bool
+    alpha: float | None
+    adaptability: float | None
+    consensus: float | None
+    difficulty: float | None
+    peer: float | None
 
 
 class MetricsRow(_Row, table=True):

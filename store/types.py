@@ -270,7 +270,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """This trajectory is to be learnt by this student, in this round, with this gate and probability."""
+    """Whether this trajectory is to be learnt by this student in this round: its gate, 1 or 0, and the probability of 1."""
 
     id: str
     trajectory: str
@@ -342,12 +342,22 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one student measured on one trajectory: mean cross-entropy (nats per response token) at one update."""
+    """What one student measured on one trajectory: mean cross-entropy (nats per response token) just before one update.
+
+    `routed`: it was learnt there, not only measured. `alpha` is its weight among its question's (COMPACT, Eq. 7), with the three
+    scores that made it; None where they were not measured. `peer` is the peer loss, None where no peer's message was there.
+    """
 
     student: str
     trajectory: str
     update: int
     cross_entropy: float
+    routed: bool = True
+    alpha: float | None = None
+    adaptability: float | None = None
+    consensus: float | None = None
+    difficulty: float | None = None
+    peer: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,11 +381,25 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which accepted trajectories an epoch is about: all that arrived up to it. `ended`: no more will arrive.
+
+    The first process that begins an epoch decides it, for all students and the router.
+    """
+
+    epoch: int
+    arrivals: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """What a student learns from: a routed, accepted trajectory beside its question."""
+    """What a student learns from: an accepted trajectory beside its question. `target` is the right answer: the gold one, or
+    the consensus that stands in for it; None where there is neither."""
 
     question: Question
     trajectory: Trajectory
+    target: str | None = None
 
 
 def sum_cost(costs: Sequence[float | None]) -> float | None:

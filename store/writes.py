@@ -15,7 +15,7 @@ from sqlalchemy import Update, and_, bindparam, delete, func, or_, select, updat
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlmodel import SQLModel
 
-from store import tables
+from store import learning, tables
 from store.database import StoreError
 from store.rows import Columns
 from store.tables import table
@@ -43,7 +43,7 @@ _run, _question, _node = table(tables.RunRow), table(tables.QuestionRow), table(
 
 _NEW_RUN, _NEW_QUESTION, _NEW_NODE = _new(tables.RunRow), _new(tables.QuestionRow), _new(tables.NodeRow)
 _NEW_CALL, _NEW_TRAJECTORY, _NEW_VERDICT = _new(tables.CallRow), _new(tables.TrajectoryRow), _new(tables.VerdictRow)
-_NEW_ROUTE, _NEW_FAILURE, _NEW_ATTEMPT = _new(tables.RouteRow), _new(tables.FailureRow), _new(tables.AttemptRow)
+_NEW_FAILURE, _NEW_ATTEMPT = _new(tables.FailureRow), _new(tables.AttemptRow)
 _NEW_CLAIM, _claim, _call = _new(tables.ClaimRow), table(tables.ClaimRow), table(tables.CallRow)
 _CALL = select(_call).where(_call.c.id == bindparam("key"))
 _CLAIM = select(_claim).where(_claim.c.id == bindparam("key"))
@@ -54,7 +54,6 @@ _DROP_CLAIM = delete(_claim).where(
 _DROP_CLAIMS = delete(_claim).where(_claim.c.owner == bindparam("owner"))
 _DROP_EXPIRED_CLAIM = delete(_claim).where(_claim.c.id == bindparam("key"), _claim.c.expires_at <= bindparam("now"))
 _RENEW_CLAIMS = update(_claim).values(expires_at=bindparam("until")).where(_claim.c.owner == bindparam("owner"))
-_NEW_REPORT, _NEW_METRICS = _new(tables.ReportRow), _new(tables.MetricsRow)
 _NEW_RULING, _NEW_CONSENSUS, _NEW_STANDING = _new(tables.RulingRow), _new(tables.ConsensusRow), _new(tables.StandingRow)
 
 _RUN = select(_run.c.id, _run.c.state)
@@ -99,13 +98,6 @@ _SET_NODE = (
     .where(_node.c.id == bindparam("key"))
 )
 
-_checkpoint = insert(table(tables.CheckpointRow))
-_kept, _given = table(tables.CheckpointRow).c, _checkpoint.excluded
-_PUT_CHECKPOINT = _checkpoint.on_conflict_do_update(
-    index_elements=["student", "update"],
-    set_={"directory": _given.directory, "config_hash": _given.config_hash, "final": _given.final},
-    where=or_(_kept.directory != _given.directory, _kept.config_hash != _given.config_hash, _kept.final != _given.final),
-)
 _stage = insert(table(tables.StageRow))
 _ADD_SECONDS = _stage.on_conflict_do_update(
     index_elements=["name"], set_={"seconds": table(tables.StageRow).c.seconds + _stage.excluded.seconds}
@@ -115,6 +107,7 @@ _ADD_SECONDS = _stage.on_conflict_do_update(
 def begin_run(tx: Transaction, run_id: str, name: str, config: str) -> None:
     """Make the run's row, or set the row of an interrupted run back to running. Raises `StoreError` for another run's."""
     row = {"id": run_id, "name": name, "config": config, "state": "running", "started_at": tx.now, "finished_at": None}
+    row |= {"searched": False}
     for run in tx.rows(_RUN, {}):
         if run["id"] != run_id:
             raise StoreError(f"this store belongs to run {run['id']}, not to {run_id}")
@@ -308,10 +301,7 @@ def settle_question(
     _add_rulings(tx, rulings, {row["trajectory"]: row for row in verdicts})
     if consensus is not None:
         _add_consensus(tx, *consensus)
-    for row in routes:
-        if tx.change(_NEW_ROUTE, row):
-            tx.event("route", row["trajectory"])
-            tx.count(f"routes.{row['student']}")
+    learning.add_routes(tx, routes)
     _move_question(tx, question, before, state, why=reason)
     if state is QuestionState.UNSOLVED:
         tx.count(f"unsolved.{reason.partition(':')[0]}")
@@ -380,19 +370,6 @@ def record_attempts(tx: Transaction, rows: Iterable[Columns]) -> int:
             tx.event("attempt", row["question"])
             tx.count(f"attempts.{row['model']}")
     return new
-
-
-def record_training(tx: Transaction, reports: Iterable[Columns], metrics: Iterable[Columns], checkpoint: Columns | None) -> None:
-    """Keep what a student measured, and where its checkpoint of an update lies now."""
-    for row in reports:
-        if tx.change(_NEW_REPORT, row):
-            tx.event("report", row["student"])
-            tx.count(f"reports.{row['student']}")
-    for row in metrics:
-        if tx.change(_NEW_METRICS, row):
-            tx.event("metrics", row["student"])
-    if checkpoint is not None and tx.change(_PUT_CHECKPOINT, checkpoint):
-        tx.event("checkpoint", checkpoint["student"])
 
 
 def add_stage_seconds(tx: Transaction, stage: str, seconds: float) -> None:

@@ -1,8 +1,10 @@
-"""One student's process: `python -m trainers SPEC.json`.
+"""The process of one actor or more: `python -m trainers SPEC.json ...`, or `python -m trainers --check SPEC.json ...`.
 
-It says what it does on stdout, one JSON object a line: `loaded`, `update`, `checkpoint`, then `done`, `nothing` or `error`.
-Exit codes: 0 done (or nothing to do), 1 failed, 2 failed and would again, 130 and 143 stopped by SIGINT and SIGTERM after
-a checkpoint.
+Actors of one process talk through its memory, others through files; all else goes through the store. Each says what it does
+on stdout, one JSON object a line with its name: `loaded`, `update`, `checkpoint`, `round`, `note`, then `done`, `nothing`,
+`diverged` or `error`. `--check` only looks whether models can learn as configured.
+Exit codes: 0 done (or nothing to do), 1 failed, 2 failed and would again, 4 a loss that is no number, 130 and 143 stopped by
+SIGINT and SIGTERM after a checkpoint.
 Invariant: it never outlives its parent, which holds its standard input open. Not covered: restarting (`orchestrator`).
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import stat
@@ -19,25 +22,38 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
+DIVERGED = 4
+"""Exit code of a student whose loss is no number any more."""
 ORPHANED = 3
 """Exit code of a process whose parent has gone."""
 
 
 def main() -> int:
-    """Train the student of the spec that the first argument names; the exit code."""
+    """Run the actors of the specs that the arguments name; the exit code."""
     said, sys.stdout = sys.stdout, sys.stderr  # what a library prints must not stand between the JSON lines
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning: 35-107 s an update on a busy machine, else 8-15
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it if it is there; it complains of kernels
     _follow_parent()
+    paths = [Path(argument) for argument in sys.argv[1:] if argument != "--check"]
     try:
-        return asyncio.run(_train(Path(sys.argv[1]).read_bytes(), said))
-    except Exception as error:  # noqa: BLE001 - the process's boundary: whatever it is, the parent is told
-        traceback.print_exc()
-        _say(said, {"kind": "error", "message": " ".join(f"{error}".split()) or type(error).__name__})
-        return 2 if isinstance(error, ValueError | ArithmeticError) else 1
+        if "--check" in sys.argv:
+            return _check(paths)
+        return asyncio.run(_run(paths, said))
+    except BaseException as error:  # noqa: BLE001 - the process's boundary: whatever it is, the parent is told
+        return _tell_error(error, said)
 
 
-async def _train(spec: bytes, said: TextIO) -> int:
+def _check(paths: list[Path]) -> int:
+    from trainers.actors import check
+    from trainers.spec import read_spec
+
+    for path in paths:
+        check(read_spec(path))
+    return 0
+
+
+async def _run(paths: list[Path], said: TextIO) -> int:
     stopping, signals = asyncio.Event(), []
 
     def stop(number: int) -> None:
@@ -47,11 +63,21 @@ async def _train(spec: bytes, said: TextIO) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
 
-    from trainers.loop import train  # torch and transformers take seconds: first be ready for signals
-    from trainers.spec import Spec
+    from trainers.actors import run_actors  # torch and transformers take seconds: first be ready for signals
+    from trainers.spec import read_spec
 
-    ending = await train(Spec.model_validate_json(spec), lambda message: _say(said, message), stopping)
-    return 128 + signals[0] if ending == "stopped" else 0
+    endings = await run_actors([read_spec(path) for path in paths], lambda message: _say(said, message), stopping)
+    if "stopped" in endings and signals:
+        return 128 + signals[0]
+    return DIVERGED if "diverged" in endings else 0
+
+
+def _tell_error(error: BaseException, said: TextIO) -> int:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    traceback.print_exception(error)
+    _say(said, {"kind": "error", "message": " ".join(f"{error}".split()) or type(error).__name__})
+    return 2 if isinstance(error, ValueError) else 1
 
 
 def _say(said: TextIO, message: dict[str, Any]) -> None:

@@ -43,16 +43,18 @@ class Manifest(Part):
     """Identity of the configuration."""
     lessons_hash: str
     """Identity of the lessons, in their order."""
+    epoch: int
+    """The last epoch whose plan was known."""
     update: int
-    """Updates done."""
-    updates: int
-    """Updates of the whole schedule."""
+    """Updates done; of the router, rounds."""
+    updates: int | None
+    """Updates of the whole schedule; None where more lessons may come."""
     examples: int
     """Lessons that are learnt."""
     left_out: int
     """Lessons that were too long."""
-    losses: tuple[float, ...]
-    """The loss of every update done."""
+    losses: tuple[float | None, ...]
+    """The loss of every update done; None where nothing of the batch was this student's."""
     files: Mapping[str, str] = Field(default_factory=dict)
     """SHA-256 of every other file."""
 

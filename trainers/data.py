@@ -1,25 +1,23 @@
-"""From lessons to batches: Lesson -> Example -> (which examples, when) -> Batch.
+"""From lessons to forward passes: Lesson -> Example -> (which examples, when: `plan.py`) -> Batch.
 
 Invariant: the prompt's characters are never learnt, the response's always; an example is whole or left out, never cut.
-The order of an epoch depends on nothing but the lengths, the seed and the epoch.
 Not covered: chat templates (`student.Chat`), what a response looks like (`store.reasoning`).
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from store.reasoning import response, user_text
+from store.reasoning import THINK_CLOSE, THINK_OPEN, user_text
 from store.types import Lesson
-
-WINDOW = 16
-"""Batches whose examples are sorted by length together: enough to save padding, few enough to keep the order random."""
+from trainers.alignment import begins_of
+from trainers.compatibility import thinking_words
 
 
 class Template(Protocol):
@@ -35,23 +33,85 @@ class Template(Protocol):
         """`text` as data: none of the model's special tokens can be read out of it."""
         ...
 
-    def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """The tokens of `text`, and the character at which each begins."""
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of `text`, and the characters from and to which each goes."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A lesson in tokens; those from `first` on are the response."""
+    """A lesson in tokens; those from `first` on are the response.
+
+    `begins` are the characters of `response` (without the end of the turn) at which its tokens begin. `rationale` and `answer`
+    are ranges of tokens: what is thought, and the right answer where it stands in a common conclusion. `thinking` says of each
+    token of the rationale whether it is part of a word that opens a thought.
+    """
 
     trajectory: str
+    question: str
     tokens: tuple[int, ...]
     first: int
+    response: str = ""
+    begins: tuple[int, ...] = ()
+    rationale: tuple[int, int] = (0, 0)
+    answer: tuple[int, int] = (0, 0)
+    thinking: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """How a student's lessons are written down."""
+
+    template: Template
+    system: str | None = None
+    common: str | None = None
+    """What leads to the right answer in the conclusion that all share; None: each trajectory keeps its own."""
+    thinking_words: tuple[str, ...] = ()
+
+    def example(self, lesson: Lesson) -> Example:
+        """Tokenise prompt and response at once; a token that holds any character of the prompt belongs to the prompt.
+
+        Raises `ValueError` for a lesson without any reasoning or conclusion, or without the answer that a common one needs.
+        """
+        template, trajectory = self.template, lesson.trajectory
+        conclusion, answer = self._conclusion(lesson)
+        prompt = template.prompt(user_text(lesson.question), self.system)
+        opened = template.inert(THINK_OPEN + trajectory.text)
+        response = opened + THINK_CLOSE + template.inert(conclusion)
+        tokens, offsets = template.encode(prompt + response + template.end_of_turn)
+        first = max(1, bisect_left(offsets, (len(prompt), 0)))
+        own = tuple(begins_of([(max(0, begin - len(prompt)), end - len(prompt)) for begin, end in offsets[first:]]))
+        at_answer = _range(own, len(response) - len(answer), len(response)) if answer else (0, 0)
+        rationale = _range(own, len(THINK_OPEN), len(opened))
+        return Example(
+            trajectory=trajectory.id,
+            question=lesson.question.id,
+            tokens=tuple(tokens),
+            first=first,
+            response=response,
+            begins=own,
+            rationale=(first + rationale[0], first + rationale[1]),
+            answer=(first + at_answer[0], first + at_answer[1]) if answer else (0, 0),
+            thinking=_inside(own, rationale, opened, self.thinking_words),
+        )
+
+    def _conclusion(self, lesson: Lesson) -> tuple[str, str]:
+        """What follows the reasoning, and the right answer at its end."""
+        own = lesson.trajectory.conclusion
+        if not (lesson.trajectory.text.strip() and own.strip()):
+            raise ValueError("it has no reasoning" if own.strip() else "its answer is empty")
+        if self.common is None:
+            return own, ""
+        target = (lesson.target or "").strip()
+        if not target:
+            raise ValueError("its question has no right answer for a common conclusion")
+        answer = self.template.inert(target)
+        return self.common + answer, answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Rows of one forward pass, padded on the right. `places` count through all of B x T."""
+    """Rows of one forward pass, padded on the right. `places` count through all of B x T; other indices through the N."""
 
     trajectories: tuple[str, ...]
     tokens_BT: Tensor
@@ -61,56 +121,60 @@ class Batch:
     """The response tokens."""
     rows_N: Tensor
     """Which row each of them is in."""
+    questions_B: Tensor
+    """Which question each row is about, from 0."""
+    rationale_R: Tensor
+    """Which of the N are tokens of a rationale."""
+    thinking_R: Tensor
+    """Which of those are part of a word that opens a thought."""
+    answers: tuple[tuple[int, int], ...]
+    """Which of the N are each row's right answer: from, to."""
 
-
-def make_example(lesson: Lesson, template: Template, system: str | None) -> Example:
-    """Tokenise prompt and response at once; a token that holds any character of the prompt belongs to the prompt."""
-    prompt = template.prompt(user_text(lesson.question), system)
-    written = template.inert(response(lesson.trajectory.text, lesson.trajectory.conclusion)) + template.end_of_turn
-    tokens, begins = template.encode(prompt + written)
-    first = next(index for index, begin in enumerate(begins) if begin >= len(prompt))
-    return Example(trajectory=lesson.trajectory.id, tokens=tuple(tokens), first=max(first, 1))
-
-
-def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """Every example once, in batches of similar lengths; the last batch that is cut may be smaller."""
-    chance = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
-    chance.shuffle(order)
-    batches = []
-    for start in range(0, len(order), WINDOW * batch):
-        window = sorted(order[start : start + WINDOW * batch], key=lambda index: lengths[index])
-        batches += [window[at : at + batch] for at in range(0, len(window), batch)]
-    chance.shuffle(batches)
-    return batches
-
-
-def micro_batches(examples: Sequence[Example], rows: int, tokens: int | None) -> Iterator[list[Example]]:
-    """Cut one batch into forward passes of at most `rows` rows and (unless one row is longer) `tokens` padded tokens."""
-    micro: list[Example] = []
-    for example in sorted(examples, key=lambda example: len(example.tokens)):
-        if micro and (len(micro) == rows or (tokens is not None and (len(micro) + 1) * len(example.tokens) > tokens)):
-            yield micro
-            micro = []
-        micro.append(example)
-    if micro:
-        yield micro
+    def to(self, device: torch.device) -> Batch:
+        """On another device."""
+        moved = {name: value.to(device) for name in self.__slots__ if isinstance(value := getattr(self, name), Tensor)}
+        return Batch(trajectories=self.trajectories, answers=self.answers, **moved)
 
 
 def collate(examples: Sequence[Example], *, width: int = 0) -> Batch:
     """One forward pass, padded to the longest example or to `width`."""
     width = max(width, *(len(example.tokens) for example in examples))
     tokens_BT = torch.zeros(len(examples), width, dtype=torch.long)
-    places, labels, rows = [], [], []
+    asked = {question: number for number, question in enumerate(dict.fromkeys(example.question for example in examples))}
+    places, labels, rows, rationale, thinking, answers = [], [], [], [], [], []
     for row, example in enumerate(examples):
+        before = len(labels) - example.first
         tokens_BT[row, : len(example.tokens)] = torch.tensor(example.tokens)
         places += range(row * width + example.first - 1, row * width + len(example.tokens) - 1)
         labels += example.tokens[example.first :]
         rows += [row] * (len(example.tokens) - example.first)
+        rationale += range(before + example.rationale[0], before + example.rationale[1])
+        thinking += example.thinking
+        answers.append((before + example.answer[0], before + example.answer[1]))
     return Batch(
         trajectories=tuple(example.trajectory for example in examples),
         tokens_BT=tokens_BT,
         places_N=torch.tensor(places),
         labels_N=torch.tensor(labels),
         rows_N=torch.tensor(rows),
+        questions_B=torch.tensor([asked[example.question] for example in examples]),
+        rationale_R=torch.tensor(rationale, dtype=torch.long),
+        thinking_R=torch.tensor(thinking, dtype=torch.bool),
+        answers=tuple(answers),
     )
+
+
+def _range(begins: Sequence[int], start: int, end: int) -> tuple[int, int]:
+    """Which tokens begin in the characters from `start` to `end`, and the one that `start` stands in."""
+    return max(0, bisect_right(begins, start) - 1), bisect_left(begins, end)
+
+
+def _inside(begins: Sequence[int], tokens: tuple[int, int], text: str, words: Sequence[str]) -> tuple[bool, ...]:
+    """Of each token in a range, whether it holds a character of one of the words in `text`, at a word's start."""
+    if not words:
+        return (False,) * (tokens[1] - tokens[0])
+    held = bytearray(len(text) + 1)
+    for start, end in thinking_words(text, words):
+        held[start:end] = b"\1" * (end - start)
+    ends = [*begins[tokens[0] + 1 : tokens[1]], len(text)]
+    return tuple(any(held[begin : max(end, begin + 1)]) for begin, end in zip(begins[slice(*tokens)], ends, strict=True))

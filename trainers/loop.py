@@ -1,302 +1,345 @@
 """One student's training.
 
-    store ──lessons──▶ examples ──▶ batches ──▶ update (U) ──reports, metrics──▶ store
-                                                   │   ▲                           ▲
-                                                   ▼   │ resume                    │ one transaction
-                                               checkpoint ─────────────────────────┘ ──▶ final/
+    store ──plans, lessons──▶ batches ──▶ routes ──▶ update (U) ──reports, metrics──▶ store
+                                                      │  ▲  ▲ peers                   ▲
+                                                      ▼  │ resume                     │ one transaction
+                                                  checkpoint ─────────────────────────┘ ──▶ final/
 
-Consumes: lessons of one student, all of them at the start. Produces: reports, metrics, checkpoints, the adapter in
-`final/`. Waits for: nothing. Unblocked by: nothing; it runs to its end, or to the update at which it is asked to stop.
+Consumes: lessons of one student, as epochs begin. Produces: reports, metrics, checkpoints, the weights in `final/`. Waits
+for: routes and peers, each for a bounded time; arrivals, while teachers still write. Unblocked by: the router, the other
+students, the search.
 
-Invariant: equal lessons, configuration and seed make equal losses on a CPU, however often the process was killed between;
-nothing is recorded without the checkpoint that it led to. Loss: the mean over trajectories of each one's mean
-cross-entropy over its response (methods.md, part 5, with all switches off).
+Invariant: equal plans, routes, configuration and seed make equal losses on a CPU, however often the process was killed
+between; without router and peers nothing is recorded without the checkpoint that it led to.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
+from safetensors.torch import load_file, save_file
 
-from configs import schema
-from store.store import Store, open_store
-from store.types import Checkpoint, Lesson, Metrics, Report, content_id
+from store.store import Store
+from store.types import Checkpoint, Failure, Lesson, Metrics, Report, content_id
 from trainers import checkpoint
 from trainers.checkpoint import Manifest
-from trainers.data import Batch, Example, collate, epoch_batches, make_example, micro_batches
-from trainers.losses import mean_by_row, token_cross_entropy
+from trainers.course import Course, batch_at, begin_course
+from trainers.data import Example, Writing
+from trainers.exchange import Exchange, Shelf
+from trainers.plan import Item
+from trainers.routing import Assignment, Everything, Routed, Routing
 from trainers.spec import Spec
-from trainers.student import StudentModel, load_chat, load_student
+from trainers.student import Chat, StudentModel, load_chat, load_student
+from trainers.teaching import make_teaching
+from trainers.update import Learner, Measured
 
 Tell = Callable[[dict[str, Any]], None]
 Ending = Literal["done", "nothing", "stopped"]
 T = TypeVar("T")
 
-CPU_TOKENS = 512
-"""Padded tokens of one forward pass on a CPU: more takes memory (1.1 MB a token in SmolLM2-135M) for a tenth of speed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curriculum:
-    """What is learnt: the examples that fit, how many did not, and the identity of all."""
-
-    examples: list[Example]
-    left_out: int
-    lessons_hash: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What one update measured."""
-
-    loss: float
-    cross_entropies: dict[str, float]
-    learning_rate: float
-    gradient_norm: float
-    tokens: int
-    response_tokens: int
+_PROJECTION = "peers.safetensors"
 
 
 @dataclass(slots=True)
 class Unrecorded:
-    """What was measured since the last checkpoint."""
+    """What was measured since it was last recorded."""
 
     reports: list[Report] = field(default_factory=list)
     metrics: list[Metrics] = field(default_factory=list)
 
 
-class Training:
-    """The student and its optimizer. All of it runs in one thread, which is not the event loop's."""
+@dataclass(slots=True)
+class Examples:
+    """The lessons in tokens, by trajectory, and how many could not be learnt."""
 
-    def __init__(self, student: StudentModel, curriculum: Curriculum, config: schema.Student, seed: int) -> None:
-        self.student = student
-        self.curriculum = curriculum
-        self.config = config
-        self.seed = seed
-        self.updates = config.epochs * math.ceil(len(curriculum.examples) / config.batch)
-        self.optimizer = torch.optim.AdamW(student.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-        student.learn(True)
+    writing: Writing
+    longest: int
+    alone: bool
+    """Nobody shares the batches: what cannot be learnt is in none."""
+    by_trajectory: dict[str, Example] = field(default_factory=dict)
+    too_long: int = 0
+    unfit: dict[str, str] = field(default_factory=dict)
+    """Why, by trajectory."""
 
-    def batches(self, start: int) -> Iterator[list[Example]]:
-        """The batch of every update from `start` on, counted from 0."""
-        examples = self.curriculum.examples
-        lengths = [len(example.tokens) for example in examples]
-        per_epoch = self.updates // self.config.epochs
-        for epoch in range(start // per_epoch, self.config.epochs):
-            batches = epoch_batches(lengths, self.config.batch, self.seed, epoch)
-            for batch in batches[max(0, start - epoch * per_epoch) :]:
-                yield [examples[index] for index in batch]
-
-    def update(self, number: int, examples: Sequence[Example]) -> Measured:
-        """One update, the `number`th from 0."""
-        rate = learning_rate(number, self.updates, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        cross_entropies: dict[str, float] = {}
-        limit = CPU_TOKENS if self.student.device.type == "cpu" else None
-        for micro in micro_batches(examples, self.config.micro_batch, limit):
-            batch = collate(micro)
-            losses_B = batch_losses(self.student, batch)
-            (losses_B.sum() / len(examples)).backward()
-            cross_entropies.update(zip(batch.trajectories, losses_B.tolist(), strict=True))
-        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters, self.config.clip).item()
-        loss = sum(cross_entropies.values()) / len(cross_entropies)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise ArithmeticError(f"update {number + 1}: loss {loss}, gradient norm {norm}: a smaller learning rate may help")
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return Measured(
-            loss=loss,
-            cross_entropies=cross_entropies,
-            learning_rate=rate,
-            gradient_norm=norm,
-            tokens=sum(len(example.tokens) for example in examples),
-            response_tokens=sum(len(example.tokens) - example.first for example in examples),
-        )
-
-    def resume(self, folder: Path) -> None:
-        """Go on where a checkpoint was written."""
-        self.student.load_adapter(folder)
-        checkpoint.load_state(folder, self.optimizer)
+    def __call__(self, lesson: Lesson) -> bool:
+        """Make an example; whether the lesson takes part in the batches."""
+        try:
+            example = self.writing.example(lesson)
+        except ValueError as error:
+            self.unfit[lesson.trajectory.id] = str(error)
+            return not self.alone
+        if len(example.tokens) > self.longest:
+            self.too_long += 1
+            return not self.alone
+        self.by_trajectory[lesson.trajectory.id] = example
+        return True
 
 
-def batch_losses(student: StudentModel, batch: Batch) -> torch.Tensor:
-    """Each trajectory's mean cross-entropy over its response: B. Only response positions meet the vocabulary."""
-    device = student.device
-    with student.precision():
-        states_BTD = student.states(batch.tokens_BT.to(device))
-        states_ND = states_BTD.flatten(0, 1).index_select(0, batch.places_N.to(device))
-        losses_N = token_cross_entropy(student.head, states_ND, batch.labels_N.to(device))
-    return mean_by_row(losses_N, batch.rows_N.to(device), len(batch.trajectories))
-
-
-def learning_rate(number: int, updates: int, config: schema.Student) -> float:
-    """Of the `number`th update, from 0: a straight rise, then half a cosine down to zero."""
-    rising = math.ceil(config.warmup * updates)
-    if number < rising:
-        return config.learning_rate * (number + 1) / rising
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (number - rising) / (updates - rising)))
-
-
-def make_curriculum(spec: Spec, lessons: Sequence[Lesson]) -> Curriculum:
-    """Tokenise the lessons; those over `max_tokens` are left out."""
-    chat = load_chat(spec.model)
-    every = [make_example(lesson, chat, spec.student.system) for lesson in lessons]
-    examples = [example for example in every if len(example.tokens) <= spec.student.max_tokens]
-    lessons_hash = content_id(*(lesson.trajectory.id for lesson in lessons))
-    return Curriculum(examples=examples, left_out=len(every) - len(examples), lessons_hash=lessons_hash)
-
-
-async def train(spec: Spec, tell: Tell, stopping: asyncio.Event) -> Ending:
+async def train(
+    spec: Spec, store: Store, shelf: Shelf, tell: Tell, stopping: asyncio.Event, torch_thread: ThreadPoolExecutor
+) -> Ending:
     """Train one student to the end of its schedule, or to the next update after `stopping` is set.
 
-    Raises `OtherTraining` if its directory belongs to another configuration, `StoreError`, `ValueError` for a model that
-    cannot be a student.
+    Raises `OtherTraining` if its directory belongs to another configuration, `Diverged`, `StoreError`, `ValueError` for a model
+    that cannot be a student.
     """
-    finished = checkpoint.find_final(spec.directory, spec.config_hash)
+    finished = checkpoint.find_final(spec.directory, spec.shared.config_hash)
     if finished is not None:
         tell({"kind": "done", "update": finished.update, "directory": str(spec.directory / checkpoint.FINAL), "already": True})
         return "done"
-    async with open_store(spec.store, create=False) as store:
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch") as torch_thread:
-            return await _Trainer(spec, store, tell, stopping, torch_thread).run()
+    return await _Trainer(spec, store, shelf, tell, stopping, torch_thread).run()
 
 
 class _Trainer:
-    """Between the training's thread and the store."""
+    """Between the learner's thread and everybody else."""
 
-    def __init__(self, spec: Spec, store: Store, tell: Tell, stopping: asyncio.Event, torch_thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, spec: Spec, store: Store, shelf: Shelf, tell: Tell, stopping: asyncio.Event, torch_thread: ThreadPoolExecutor
+    ) -> None:
+        shared, config = spec.shared, spec.student
         self.spec = spec
         self.store = store
+        self.shelf = shelf
         self.tell = tell
         self.stopping = stopping
         self.torch_thread = torch_thread
+        others = tuple(name for name in shared.names if name != config.name)
+        self.routing: Routing = Everything(others)
+        if shared.router is not None:
+            self.routing = Routed(store, shared.router, config.name, shared.names, shared.seed)
+        self.exchange: Exchange | None = None
+        if shared.peers is not None:
+            self.exchange = Exchange(shelf, config.name, shared.peers.staleness, shared.peers.wait_s)
         self.unrecorded = Unrecorded()
-        self.losses: list[float] = []
+        self.losses: list[float | None] = []
 
     async def run(self) -> Ending:
-        config = self.spec.student
-        lessons = await self.store.lessons(config.name, best_only=config.trajectories == "best")
-        curriculum = await self._call(make_curriculum, self.spec, lessons) if lessons else None
-        if curriculum is None or not curriculum.examples:
-            why = f"all {len(lessons)} lessons are longer than {config.max_tokens} tokens" if lessons else "there are no lessons"
-            self.tell({"kind": "nothing", "message": f"{config.name} has nothing to learn: {why}", "left_out": len(lessons)})
-            return "nothing"
-        return await self._learn(curriculum)
+        spec, config = self.spec, self.spec.student
+        chat = await self._call(load_chat, spec.model)
+        examples = self._examples(chat)
+        course = begin_course(
+            self.store, config, spec.shared.seed, self.stopping, None if spec.shared.router is not None else config.name
+        )
+        if not await course.reach(0, examples):
+            return "stopped" if self.stopping.is_set() and course.walk.ended_with is None else await self._nothing(examples)
+        learner = await self._open(course, examples, chat)
+        return await self._learn(learner, course, examples)
 
-    async def _learn(self, curriculum: Curriculum) -> Ending:
-        training = await self._open(curriculum)
-        start = len(self.losses)
-        for number, examples in enumerate(training.batches(start), start=start):
-            if self.stopping.is_set():
-                await self._stop(training)
-                return "stopped"
-            began = time.monotonic()
-            measured = await self._call(training.update, number, examples)
-            self._keep(training, measured, time.monotonic() - began)
-            if len(self.losses) % self.spec.student.checkpoint_every == 0 and len(self.losses) < training.updates:
-                await self._save(training)
-        folder = await self._save(training, final=True)
-        self.tell({"kind": "done", "update": training.updates, "directory": str(folder), "loss": self.losses[-1]})
+    async def _learn(self, learner: Learner, course: Course, examples: Examples) -> Ending:
+        epoch = 0
+        while await course.reach(epoch, examples):
+            await self._record_unfit(examples)
+            for items in batch_at(course, epoch, len(self.losses)):
+                if self.stopping.is_set():
+                    await self._stop(learner, course, examples)
+                    return "stopped"
+                await self._update(learner, course, examples, items, epoch)
+                if self._is_due(course):
+                    await self._save(learner, course, examples)
+            epoch += 1
+        if self.stopping.is_set() and course.walk.ended_with is None:
+            await self._stop(learner, course, examples)
+            return "stopped"
+        folder = await self._save(learner, course, examples, final=True)
+        last = next((loss for loss in reversed(self.losses) if loss is not None), None)
+        self.tell({"kind": "done", "update": len(self.losses), "directory": str(folder), "loss": last})
         return "done"
 
-    async def _open(self, curriculum: Curriculum) -> Training:
+    def _is_due(self, course: Course) -> bool:
+        return len(self.losses) % self.spec.student.checkpoint_every == 0 and len(self.losses) != course.walk.updates
+
+    async def _update(self, learner: Learner, course: Course, examples: Examples, items: Sequence[Item], epoch: int) -> None:
+        number, config = len(self.losses), self.spec.student
+        assigned = await self.routing.assign(course.walk, epoch, number, items)
+        began = time.monotonic()
+        known = [examples.by_trajectory[item.trajectory] for item in items if item.trajectory in examples.by_trajectory]
+        learnt = [example for example in known if example.trajectory in assigned.learns]
+        measured = [example for example in known if example.trajectory in assigned.measures]
+        fellows = {each.trajectory: fellows for each in learnt if (fellows := assigned.fellows.get(each.trajectory))}
+        rate = course.walk.rate(number, config.learning_rate, config.warmup)
+        await self._call(learner.begin, rate, learnt, len(fellows))
+        if measured:
+            await self._call(learner.measure, measured)
+        for rows in learner.passes(learnt):
+            await self._pass(learner, rows, number, fellows)
+        tokens = sum(len(example.tokens) for example in learnt)
+        response_tokens = sum(len(example.tokens) - example.first for example in learnt)
+        found = await self._call(learner.step, number, tokens, response_tokens)
+        self._keep(found, course, examples, epoch, assigned, time.monotonic() - began)
+        if self.spec.shared.router is not None:  # it waits for them
+            await self.store.record_training(self.unrecorded.reports, self.unrecorded.metrics)
+            self.unrecorded = Unrecorded()
+
+    async def _pass(self, learner: Learner, rows: Sequence[Example], number: int, fellows: dict[str, Sequence[str]]) -> None:
+        """One forward and backward pass; between them the peers have their say."""
+        speaking = frozenset(example.trajectory for example in rows if self.exchange and example.trajectory in fellows)
+        forward = await self._call(learner.forward, rows, number, speaking)
+        heard = {}
+        if self.exchange is not None and forward.messages:
+            wanted = {message.trajectory: fellows[message.trajectory] for message in forward.messages}
+            heard = await self.exchange.swap(forward.messages, wanted, number)
+            self.exchange.counts["sent_tokens"] += sum(len(each.labels_N) for each in forward.spoken)
+        await self._call(learner.backward, forward, heard)
+
+    async def _open(self, course: Course, examples: Examples, chat: Chat) -> Learner:
         """Load the student, and go on from the newest checkpoint."""
-        spec = self.spec
-        newest = checkpoint.find_newest(spec.directory, await self.store.checkpoints(spec.student.name), spec.config_hash)
-        student = await self._call(load_student, spec.model, spec.student, spec.seed)
-        training = await self._call(Training, student, curriculum, spec.student, spec.seed)
+        spec, shared, config = self.spec, self.spec.shared, self.spec.student
+        newest = checkpoint.find_newest(spec.directory, await self.store.checkpoints(config.name), shared.config_hash)
+        student = await self._call(load_student, spec.model, config, shared.seed)
+        learner = await self._call(Learner, student, config, shared.seed, shared.peers)
+        if shared.peers is not None:
+            await self._introduce(learner, student, chat)
         if newest is not None:
             folder, manifest = newest
-            if manifest.lessons_hash != curriculum.lessons_hash:
+            await course.reach(manifest.epoch, examples)
+            if manifest.lessons_hash != course.identity:
                 raise checkpoint.OtherTraining(f"{folder} was made from other lessons: delete {spec.directory} to start again")
-            await self._call(training.resume, folder)
+            await self._call(self._resume, learner, folder)
             self.losses = list(manifest.losses)
+            learner.remember([loss for loss in self.losses if loss is not None])
         await self._call(checkpoint.clean, spec.directory)
         self.tell(
             {
                 "kind": "loaded",
                 "update": len(self.losses),
-                "updates": training.updates,
-                "examples": len(curriculum.examples),
-                "left_out": curriculum.left_out,
+                "updates": course.walk.updates,
+                "examples": len(examples.by_trajectory),
+                "left_out": examples.too_long + len(examples.unfit),
                 "device": str(student.device),
                 "dtype": str(student.dtype).removeprefix("torch."),
                 "parameters": sum(parameter.numel() for parameter in student.parameters),
             }
         )
-        return training
+        return learner
 
-    def _keep(self, training: Training, measured: Measured, seconds: float) -> None:
+    async def _introduce(self, learner: Learner, student: StudentModel, chat: Chat) -> None:
+        shared, name = self.spec.shared, self.spec.student.name
+        assert shared.peers is not None
+        vocabulary = chat.vocabulary + [None] * (student.vocabulary_size - len(chat.vocabulary))
+        await asyncio.to_thread(self.shelf.introduce, name, vocabulary)
+        seed = int(content_id("projection", shared.seed, name)[:12], 16)
+        teaching = make_teaching(
+            shared.peers, student.width, student.head, vocabulary, chat.fingerprint, self.shelf.vocabulary, seed
+        )
+        await self._call(learner.teach_with, teaching)
+
+    def _examples(self, chat: Chat) -> Examples:
+        shared, config = self.spec.shared, self.spec.student
+        writing = Writing(
+            template=chat,
+            system=config.system,
+            common=shared.answer_prefix if config.conclusion == "common" else None,
+            thinking_words=config.compatibility.thinking_words if config.compatibility else (),
+        )
+        return Examples(writing, config.max_tokens, alone=shared.router is None and shared.peers is None)
+
+    def _keep(
+        self, measured: Measured, course: Course, examples: Examples, epoch: int, assigned: Assignment, seconds: float
+    ) -> None:
         self.losses.append(measured.loss)
         update, student = len(self.losses), self.spec.student.name
         self.unrecorded.reports += [
-            Report(student=student, trajectory=trajectory, update=update, cross_entropy=value)
-            for trajectory, value in measured.cross_entropies.items()
+            Report(student=student, trajectory=trajectory, update=update, **asdict(told))
+            for trajectory, told in measured.told.items()
         ]
         values = {
-            "loss": measured.loss,
             "learning_rate": measured.learning_rate,
-            "gradient_norm": measured.gradient_norm,
             "tokens": float(measured.tokens),
             "response_tokens": float(measured.response_tokens),
-            "epoch": update * self.spec.student.epochs / training.updates,
-            "left_out": float(training.curriculum.left_out),
+            "epoch": course.walk.epochs_done(epoch, update),
+            "left_out": float(examples.too_long + len(examples.unfit)),
+            **({} if measured.loss is None else {"loss": measured.loss}),
+            **({} if measured.gradient_norm is None else {"gradient_norm": measured.gradient_norm}),
+            **{f"loss {name}": value for name, value in measured.terms.items()},
+            **({f"peers {name}": float(count) for name, count in self.exchange.counts.items()} if self.exchange else {}),
         }
         self.unrecorded.metrics.append(Metrics(student=student, update=update, values=values))
-        told = ("loss", "learning_rate", "tokens")
-        progress = {"kind": "update", "update": update, "updates": training.updates, "seconds": round(seconds, 3)}
-        self.tell(progress | {name: values[name] for name in told})
+        progress = {"kind": "update", "update": update, "updates": course.walk.updates, "seconds": round(seconds, 3)}
+        told = {"loss": measured.loss, "learning_rate": measured.learning_rate, "tokens": measured.tokens}
+        self.tell(progress | told | {"learns": len(assigned.learns)})
 
-    async def _stop(self, training: Training) -> None:
-        if self.unrecorded.metrics:
-            await self._save(training)
+    async def _record_unfit(self, examples: Examples) -> None:
+        """A lesson that cannot be learnt is a failure of one item."""
+        name = self.spec.student.name
+        for trajectory, why in examples.unfit.items():
+            failure_id = content_id("failure", name, trajectory, why)
+            where = f"student {name}"
+            await self.store.record_failure(
+                Failure(id=failure_id, where=where, kind="Unfit", message=why, tries=1, subject=trajectory)
+            )
 
-    async def _save(self, training: Training, *, final: bool = False) -> Path:
+    async def _nothing(self, examples: Examples) -> Ending:
+        await self._record_unfit(examples)
+        config, left_out = self.spec.student, examples.too_long + len(examples.unfit)
+        why = f"all {left_out} lessons are longer than {config.max_tokens} tokens" if left_out else "there are no lessons"
+        if examples.unfit:
+            long = f"{examples.too_long} of {left_out} lessons are longer than {config.max_tokens} tokens"
+            why = f"{long}, and of the first of the others {next(iter(examples.unfit.values()))}"
+        message = f"{config.name} has nothing to learn: {why}"
+        self.tell({"kind": "nothing", "message": message, "left_out": left_out})
+        return "nothing"
+
+    async def _stop(self, learner: Learner, course: Course, examples: Examples) -> None:
+        if self.losses and self.losses != self._saved:
+            await self._save(learner, course, examples)
+
+    async def _save(self, learner: Learner, course: Course, examples: Examples, *, final: bool = False) -> Path:
         """Write a checkpoint, record it with all that was measured on the way to it, give it its name."""
         update = len(self.losses)
         folder = self.spec.directory / (checkpoint.FINAL if final else checkpoint.name_of(update))
-        draft = await self._call(self._write, training, folder.name, final)
+        draft = await self._call(self._write, learner, course, examples, folder.name, final)
         recorded = Checkpoint(
             student=self.spec.student.name,
             update=update,
             directory=str(folder),
-            config_hash=self.spec.config_hash,
+            config_hash=self.spec.shared.config_hash,
             final=final,
         )
         await self.store.record_training(self.unrecorded.reports, self.unrecorded.metrics, recorded)
         self.unrecorded = Unrecorded()
         await self._call(checkpoint.publish, draft)
         await self._call(checkpoint.clean, self.spec.directory)
+        self._saved = list(self.losses)
         self.tell({"kind": "checkpoint", "update": update, "directory": str(folder)})
         return folder
 
-    def _write(self, training: Training, name: str, final: bool) -> Path:
+    _saved: list[float | None] | None = None
+
+    def _write(self, learner: Learner, course: Course, examples: Examples, name: str, final: bool) -> Path:
         draft = checkpoint.begin(self.spec.directory, name)
-        training.student.save_adapter(draft)
+        learner.student.save(draft)
+        if self.spec.student.tuning == "full":
+            examples.writing.template.save(draft)  # pyright: ignore[reportAttributeAccessIssue]
+        if learner.teaching is not None and learner.teaching.projection is not None:
+            save_file(learner.teaching.projection.state_dict(), draft / _PROJECTION)
         if not final:
-            checkpoint.save_state(draft, training.optimizer)
-        curriculum = training.curriculum
+            checkpoint.save_state(draft, learner.optimizer)
         manifest = Manifest(
-            config_hash=self.spec.config_hash,
-            lessons_hash=curriculum.lessons_hash,
+            config_hash=self.spec.shared.config_hash,
+            lessons_hash=course.identity,
+            epoch=len(course.walk.arrivals) - 1,
             update=len(self.losses),
-            updates=training.updates,
-            examples=len(curriculum.examples),
-            left_out=curriculum.left_out,
+            updates=course.walk.updates,
+            examples=len(examples.by_trajectory),
+            left_out=examples.too_long + len(examples.unfit),
             losses=tuple(self.losses),
         )
         checkpoint.seal(draft, manifest)
         return draft
+
+    def _resume(self, learner: Learner, folder: Path) -> None:
+        """Go on where a checkpoint was written."""
+        learner.student.load(folder)
+        if learner.teaching is not None and learner.teaching.projection is not None:
+            learner.teaching.projection.load_state_dict(load_file(folder / _PROJECTION))
+        checkpoint.load_state(folder, learner.optimizer)
 
     async def _call(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.torch_thread, partial(function, *arguments))

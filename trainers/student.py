@@ -1,14 +1,16 @@
-"""A student: a frozen model with a low-rank adapter, and its tokenizer. The only file that knows transformers' classes.
+"""A student: a model, whole or with a low-rank adapter, and its tokenizer. The only file that knows transformers' classes.
 
-Invariant: only the adapter learns, and it is float32 whatever the frozen weights are. Rows are padded on the right and
-attention is causal, so that no token ever sees padding and no mask is needed. Not covered: losses, optimizers, files of
-a checkpoint other than the adapter's.
+Invariant: what learns is float32, whatever is computed in. Rows are padded on the right and attention is causal, so that no
+token ever sees padding and no mask is needed. Not covered: losses, optimizers, files of a checkpoint other than the weights.
 
-    B rows, T tokens, N some tokens of all rows, D width, V vocabulary
+    B rows, T tokens, N some tokens of all rows, D width, V vocabulary, H heads, G heads of keys, d width of a head
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from configs import schema
@@ -36,6 +38,8 @@ class Chat:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self.vocabulary: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self.fingerprint = hashlib.sha256(json.dumps(self.vocabulary).encode()).hexdigest()[:16]
         self._marks = sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         self.end_of_turn = self._find_end_of_turn()
 
@@ -49,10 +53,14 @@ class Chat:
         """`text` as data: a special token that is spelled out in it is text, and ends no turn."""
         return inert(text, self._marks)
 
-    def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """The tokens of a rendered text, and the character at which each begins."""
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of a rendered text, and the characters from and to which each goes."""
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return encoded["input_ids"], [begin for begin, _ in encoded["offset_mapping"]]
+        return encoded["input_ids"], encoded["offset_mapping"]
+
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer, as the hub has them."""
+        self._tokenizer.save_pretrained(str(directory))
 
     def _find_end_of_turn(self) -> str:
         """The special token that the template puts after an assistant's turn; without one, the end-of-sequence token."""
@@ -66,21 +74,27 @@ class Chat:
 
 
 class StudentModel:
-    """The model with its adapter, on its device."""
+    """The model on its device; `parameters` are what learns."""
 
-    def __init__(self, peft: PeftModel, device: torch.device) -> None:
-        base: Any = peft.get_base_model()
+    def __init__(self, whole: Any, device: torch.device, dtype: torch.dtype) -> None:
+        base: Any = whole.get_base_model() if isinstance(whole, PeftModel) else whole
         self.device = device
-        self.dtype: torch.dtype = base.dtype
-        self.parameters = [parameter for parameter in peft.parameters() if parameter.requires_grad]
-        self._peft = peft
+        self.dtype = dtype
+        self.parameters = [parameter for parameter in whole.parameters() if parameter.requires_grad]
+        self._whole = whole
         self._decoder = base.get_decoder()
         self._head = base.get_output_embeddings()
-        self._softcap: float | None = getattr(base.config, "final_logit_softcapping", None)
+        self.head_learns = any(parameter.requires_grad for parameter in self._head.parameters())
+        self._config = base.config.get_text_config()
+        self._softcap: float | None = getattr(self._config, "final_logit_softcapping", None)
+        self._attention = _last_attention(base)
+        self.width: int = self._head.weight.shape[1] if self._head.weight.ndim == 2 else self._config.hidden_size
+        self.vocabulary_size: int = self._config.vocab_size
+        self.longest: int | None = getattr(self._config, "max_position_embeddings", None)
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """Compute in the type of the frozen weights: the adapter is cast on its way, once per forward pass."""
+        """Compute in `dtype`: what learns is cast on its way, once per forward pass."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             yield
 
@@ -93,21 +107,48 @@ class StudentModel:
         logits_NV = self._head(states_ND).float()
         return logits_NV if self._softcap is None else torch.tanh(logits_NV / self._softcap) * self._softcap
 
+    def queries_and_keys(self, states_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Through the query and key projections of the last layer, by head: (B, H, d) and (B, G, d).
+
+        Raises `ValueError` for a model in which there are none that we know.
+        """
+        config, heads = self._config, self._config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        match self._attention:
+            case None:
+                name = type(self._decoder).__name__
+                raise ValueError(f"{name} has no query and key projections that we know; set compatibility.consensus: 0")
+            case (query, key):
+                queries, keys = query(states_BD), key(states_BD)
+            case joined:
+                key_heads = getattr(config, "num_key_value_heads", None) or heads
+                queries, keys, _ = joined(states_BD).split([heads * width, key_heads * width, key_heads * width], dim=-1)
+        return queries.unflatten(-1, (heads, -1)), keys.unflatten(-1, (-1, width))
+
     def learn(self, learning: bool) -> None:
         """Dropout on or off."""
-        self._peft.train(learning)
+        self._whole.train(learning)
 
-    def save_adapter(self, directory: Path) -> None:
-        """Write the adapter as peft does, so that peft can read it; without peft's empty model card."""
-        self._peft.save_pretrained(str(directory), save_embedding_layers=False)
-        (directory / "README.md").unlink(missing_ok=True)
+    def save(self, directory: Path) -> None:
+        """Write the adapter as peft does, without its empty model card; or the whole model, as the hub has them."""
+        if isinstance(self._whole, PeftModel):
+            self._whole.save_pretrained(str(directory), save_embedding_layers=False)
+            (directory / "README.md").unlink(missing_ok=True)
+        else:
+            with quiet():
+                self._whole.save_pretrained(str(directory))
 
-    def load_adapter(self, directory: Path) -> None:
-        """Take the weights of a saved adapter."""
-        missing = set_peft_model_state_dict(self._peft, load_file(directory / _ADAPTER)).missing_keys
-        lost = [key for key in missing if "lora_" in key]
+    def load(self, directory: Path) -> None:
+        """Take the weights that `save` wrote."""
+        if isinstance(self._whole, PeftModel):
+            missing = set_peft_model_state_dict(self._whole, load_file(directory / _ADAPTER)).missing_keys
+            lost = [key for key in missing if "lora_" in key]
+        else:
+            with quiet():
+                saved = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
+            lost = self._whole.load_state_dict(saved.state_dict(), strict=False).missing_keys
         if lost:
-            raise ValueError(f"{directory}: the adapter lacks {lost[0]} and {len(lost) - 1} more")
+            raise ValueError(f"{directory}: the saved weights lack {lost[0]} and {len(lost) - 1} more")
 
     def check_head(self) -> None:
         """Compare logits with the model's own on four tokens. Raises `ValueError`: some models do more than we know of."""
@@ -115,9 +156,9 @@ class StudentModel:
         self.learn(False)
         with torch.no_grad(), self.precision():
             ours_TV = self.head(self.states(tokens_BT)[0])
-            theirs_TV = self._peft(input_ids=tokens_BT, use_cache=False).logits[0].float()
+            theirs_TV = self._whole(input_ids=tokens_BT, use_cache=False).logits[0].float()
         if not torch.allclose(ours_TV, theirs_TV, rtol=1e-2, atol=1e-2):
-            name = type(self._peft.get_base_model()).__name__
+            name = type(self._decoder).__name__
             raise ValueError(f"{name} makes its logits in a way that is not supported yet: it cannot be a student")
 
 
@@ -132,24 +173,62 @@ def load_chat(folder: Path) -> Chat:
 
 
 def load_student(folder: Path, config: schema.Student, seed: int) -> StudentModel:
-    """The model of a folder with a new adapter, drawn from `seed`. Raises `ValueError` for one that cannot be a student."""
+    """The model of a folder; a new adapter is drawn from `seed`. Raises `ValueError` for one that cannot be a student."""
     device = find_device(config.device)
-    with _quiet():
-        base: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=find_dtype(config.dtype, device), local_files_only=True
-        )
+    dtype = find_dtype(config.dtype, device)
+    with quiet():
+        base: Any = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, **_weights(config, dtype, device))
+    if config.tuning != "qlora":  # which is there already: bitsandbytes makes its weights on the device
         base.to(device)
+    if config.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    whole = base if config.tuning == "full" else _adapted(base, config, seed)
+    student = StudentModel(whole, device, dtype)
+    student.check_head()
+    return student
+
+
+def check_student(folder: Path, config: schema.Student) -> None:
+    """Whether a folder's model can learn as configured, without loading its weights. Raises `ValueError`."""
+    load_chat(folder)
+    with quiet(), torch.device("meta"):
+        settings = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        base: Any = AutoModelForCausalLM.from_config(settings)
+    _weights(config, torch.float32, torch.device("cpu"))
+    whole = base if config.tuning == "full" else _adapted(base, config, 0)
+    student = StudentModel(whole, torch.device("meta"), torch.float32)
+    if student.longest is not None and config.max_tokens > student.longest:
+        raise ValueError(f"max_tokens: {config.max_tokens} is more than the {student.longest} that {config.model} can read")
+    if config.compatibility is not None and config.compatibility.consensus > 0:
+        student.queries_and_keys(torch.empty(1, student.width, device="meta"))
+
+
+def _weights(config: schema.Student, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """How the weights are loaded."""
+    if config.tuning == "full":
+        return {"dtype": torch.float32}
+    if config.tuning == "lora":
+        return {"dtype": dtype}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("tuning: qlora needs bitsandbytes, which is not installed: pip install 'peripatos[qlora]'")
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"dtype": dtype, "quantization_config": four_bits, "device_map": {"": device}}
+
+
+def _adapted(base: Any, config: schema.Student, seed: int) -> PeftModel:
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
-        peft = get_peft_model(base, _lora(base, config.lora))
+        with quiet():
+            peft = get_peft_model(base, _lora(base, config.lora))
     peft.peft_config["default"].base_model_name_or_path = config.model
     for module in peft.modules():
         if isinstance(module, BaseTunerLayer):  # else peft widens every input to float32, and autocast narrows it again
             vars(module)["cast_input_dtype_enabled"] = False
     if any(parameter.requires_grad for parameter in base.get_output_embeddings().parameters()):
         raise ValueError("lora.targets: the output head cannot have an adapter")
-    student = StudentModel(peft, device)
-    student.check_head()
-    return student
+    return peft  # pyright: ignore[reportReturnType] - a mixed one is made only when it is asked for
 
 
 def find_device(name: str) -> torch.device:
@@ -191,8 +270,19 @@ def _attention_layers(base: nn.Module) -> list[str]:
     return sorted(found)
 
 
+def _last_attention(base: nn.Module) -> Any:
+    """The query and key projections of the last layer, or the one that makes queries, keys and values at once, or None."""
+    for module in reversed(list(base.modules())):
+        if hasattr(module, "q_proj") and hasattr(module, "k_proj"):
+            return module.q_proj, module.k_proj
+        for name in ("qkv_proj", "c_attn"):  # Phi-3, GPT-2
+            if hasattr(module, name):
+                return getattr(module, name)
+    return None
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Loading without progress bars and without the libraries' advice to their own developers."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -15,7 +15,7 @@ from agents.engines.base import Message, Prompt
 from agents.engines.encoding import PromptEncoder
 from agents.engines.rendering import encode, encode_answer, marks_of, render
 from store.reasoning import closed_reasoning, inert
-from trainers.data import make_example
+from trainers.data import Writing
 from trainers.student import Chat
 
 NO_WIDTH = "\u2060"
@@ -107,11 +107,11 @@ OPENING_CHAT = Chat(make_tokenizer(CHATML.replace("assistant\n{% endif", "assist
 
 
 @pytest.mark.parametrize("chat", [CHAT, OPENING_CHAT])
-@given(question=texts, text=texts, conclusion=texts, system=st.none() | texts.filter(bool))
+@given(question=texts, text=texts.filter(str.strip), conclusion=texts.filter(str.strip), system=st.none() | texts.filter(bool))
 def test_a_lesson_ends_its_turn_once(chat: Chat, question: str, text: str, conclusion: str, system: str | None) -> None:
     tokenizer = make_tokenizer()
-    example = make_example(make_lesson("0", question, text, conclusion), chat, system)
-    innocent = make_example(make_lesson("1", "One", "One", "One"), chat, system and "One")
+    example = Writing(template=chat, system=system).example(make_lesson("0", question, text, conclusion))
+    innocent = Writing(template=chat, system=system and "One").example(make_lesson("1", "One", "One", "One"))
     assert chat.end_of_turn == "<|im_end|>"
     assert turn_tokens(tokenizer, list(example.tokens)) == turn_tokens(tokenizer, list(innocent.tokens))
     learnt = list(example.tokens[example.first :])

@@ -23,9 +23,11 @@ from store.reasoning import response
 from store.store import open_store
 from store.types import Checkpoint, Metrics
 from trainers import checkpoint
+from trainers.actors import run_actors
 from trainers.checkpoint import OtherTraining
-from trainers.data import collate, make_example
-from trainers.loop import batch_losses, learning_rate, make_curriculum, train
+from trainers.data import Batch, Example, Writing, collate
+from trainers.losses import mean_by_row, token_cross_entropy
+from trainers.plan import Item, Walk
 from trainers.spec import Spec
 from trainers.student import Chat, StudentModel, load_chat, load_student
 
@@ -80,14 +82,18 @@ def ending(spec: Spec, told: list[dict[str, Any]] | None = None, *, stop_at: int
             if message["kind"] == "update" and message["update"] == stop_at:
                 stopping.set()
 
-        return await train(spec, tell, stopping)
+        try:
+            (how,) = await run_actors([spec], tell, stopping)
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return how
 
     return asyncio.run(run())
 
 
 def kept(spec: Spec) -> tuple[list[Metrics], list[Checkpoint], dict[str, int]]:
     async def read() -> tuple[list[Metrics], list[Checkpoint], dict[str, int]]:
-        async with open_store(spec.store, create=False) as store:
+        async with open_store(spec.shared.store, create=False) as store:
             return await store.metrics(NAME), await store.checkpoints(NAME), await store.counts()
 
     return asyncio.run(read())
@@ -129,7 +135,7 @@ def wait_for_update(child: "subprocess.Popen[str]", update: int) -> None:
 
 
 def student(spec: Spec) -> StudentModel:
-    loaded = load_student(spec.model, spec.student, spec.seed)
+    loaded = load_student(spec.model, spec.student, spec.shared.seed)
     loaded.learn(False)
     return loaded
 
@@ -162,9 +168,9 @@ texts = st.text(st.characters(exclude_characters="<|", exclude_categories=("Cs",
 
 
 @settings(max_examples=50)
-@given(texts, texts, texts)
+@given(texts.filter(str.strip), texts.filter(str.strip), texts)
 def test_the_labels_are_the_response(text: str, conclusion: str, asked: str):
-    example = make_example(make_lesson("1", asked, text, conclusion), CHAT, None)
+    example = Writing(template=CHAT).example(make_lesson("1", asked, text, conclusion))
     learnt = TOKENIZER.decode(list(example.tokens[example.first :]), skip_special_tokens=False)
     assert learnt == response(text, conclusion) + "<|im_end|>"
 
@@ -174,24 +180,24 @@ def test_the_labels_are_the_response(text: str, conclusion: str, asked: str):
 
 def test_padding_and_company_change_nothing(root: Path, model: Path):
     spec = make_spec(root, model)
-    examples = make_curriculum(spec, lessons(spec)).examples[:4]
+    some = examples(spec)[:4]
     one = student(spec)
     with torch.no_grad():
-        together = batch_losses(one, collate(examples))
-        padded = batch_losses(one, collate(examples, width=200))
-        alone = torch.cat([batch_losses(one, collate([example])) for example in examples])
+        together = losses_of(one, collate(some))
+        padded = losses_of(one, collate(some, width=200))
+        alone = torch.cat([losses_of(one, collate([example])) for example in some])
     torch.testing.assert_close(padded, together)
     torch.testing.assert_close(alone, together)
 
 
 def test_the_loss_is_that_of_transformers(root: Path, model: Path):
     spec = make_spec(root, model)
-    (example, *_) = make_curriculum(spec, lessons(spec)).examples
+    (example, *_) = examples(spec)
     tokens = torch.tensor([example.tokens])
     labels = tokens.clone()
     labels[:, : example.first] = -100
     with torch.no_grad():
-        ours = batch_losses(student(spec), collate([example]))
+        ours = losses_of(student(spec), collate([example]))
         theirs = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)(input_ids=tokens, labels=labels).loss
     torch.testing.assert_close(ours[0], theirs)
 
@@ -205,10 +211,23 @@ def test_only_float32_adapters_of_attention_learn_in_bfloat16(root: Path, model:
 
 def lessons(spec: Spec) -> list[Any]:
     async def read() -> list[Any]:
-        async with open_store(spec.store, create=False) as store:
-            return await store.lessons(NAME)
+        async with open_store(spec.shared.store, create=False) as store:
+            await store.plan_epoch(0)
+            return await store.lessons(0, NAME)
 
     return asyncio.run(read())
+
+
+def examples(spec: Spec) -> list[Example]:
+    writing = Writing(template=load_chat(spec.model))
+    return [writing.example(lesson) for lesson in lessons(spec)]
+
+
+def losses_of(one: StudentModel, batch: Batch) -> torch.Tensor:
+    """Each trajectory's mean cross-entropy."""
+    states_ND = one.states(batch.tokens_BT).flatten(0, 1)[batch.places_N]
+    losses_N = token_cross_entropy(one.head, states_ND, batch.labels_N, head_learns=one.head_learns)
+    return mean_by_row(losses_N, batch.rows_N, len(batch.trajectories))
 
 
 # The loop
@@ -224,7 +243,7 @@ def test_it_learns_and_records_everything(whole: Path, model: Path):
     assert metrics[-1].values["epoch"] == spec.student.epochs
     assert [one.update for one in checkpoints if one.final] == [UPDATES]
     assert sorted(path.name for path in spec.directory.iterdir()) == ["checkpoint-000015", "checkpoint-000018", "final"]
-    manifest = checkpoint.find_final(spec.directory, spec.config_hash)
+    manifest = checkpoint.find_final(spec.directory, spec.shared.config_hash)
     assert manifest is not None
     assert list(manifest.losses) == values
 
@@ -239,12 +258,12 @@ def test_peft_loads_and_merges_the_adapter(whole: Path, model: Path):
         "training.json",
     ]
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    tokens = torch.tensor([make_curriculum(spec, lessons(spec)).examples[0].tokens])
+    tokens = torch.tensor([examples(spec)[0].tokens])
     before = base(input_ids=tokens).logits
     adapted = PeftModel.from_pretrained(base, str(final))
     merged: Any = adapted.merge_and_unload()  # pyright: ignore[reportCallIssue] - typed as a module's attribute
     ours = student(spec)
-    ours.load_adapter(final)
+    ours.load(final)
     with torch.no_grad():
         after = merged(input_ids=tokens).logits
         torch.testing.assert_close(after, ours.head(ours.states(tokens)), rtol=1e-4, atol=1e-4)
@@ -311,14 +330,22 @@ def test_another_configurations_checkpoints_are_refused(root: Path, model: Path,
 def test_other_lessons_are_refused(root: Path, model: Path):
     spec = make_spec(root, model)
     assert ending(spec, stop_at=2) == "stopped"
-    asyncio.run(make_lessons(spec.store, NUM_LESSONS + 1))
+    kept_as = kept(spec)[1]
+    spec.shared.store.unlink()
+    asyncio.run(make_lessons(spec.shared.store, NUM_LESSONS + 1))
+
+    async def keep() -> None:
+        async with open_store(spec.shared.store) as store:
+            await store.record_training([], [], kept_as[-1])
+
+    asyncio.run(keep())
     with pytest.raises(OtherTraining, match="other lessons"):
         ending(spec)
 
 
 def test_long_lessons_are_left_out_and_counted(root: Path, model: Path):
     spec = make_spec(root, model)
-    lengths = sorted(len(example.tokens) for example in make_curriculum(spec, lessons(spec)).examples)
+    lengths = sorted(len(example.tokens) for example in examples(spec))
     spec = make_spec(root, model, max_tokens=lengths[len(lengths) // 2], epochs=1)
     long = sum(length > spec.student.max_tokens for length in lengths)
     told: list[dict[str, Any]] = []
@@ -339,12 +366,14 @@ def test_no_lessons(tmp_path: Path, model: Path):
     asyncio.run(make_lessons(tmp_path / "store.db", 0))
     told: list[dict[str, Any]] = []
     assert ending(make_spec(tmp_path, model), told) == "nothing"
-    assert told == [{"kind": "nothing", "message": "tiny has nothing to learn: there are no lessons", "left_out": 0}]
+    message = "tiny has nothing to learn: there are no lessons"
+    assert told == [{"kind": "nothing", "message": message, "left_out": 0, "actor": NAME}]
 
 
-def test_the_learning_rate_rises_and_falls(root: Path, model: Path):
-    config = make_spec(root, model, warmup=0.2, learning_rate=1.0).student
-    rates = [learning_rate(number, 20, config) for number in range(20)]
+def test_the_learning_rate_rises_and_falls():
+    arrived = tuple(Item(trajectory=str(at), question=str(at), characters=1) for at in range(20))
+    walk = Walk(arrivals=(arrived,), ended_with=0, epochs=4, batch=4, batch_of="trajectories", seed=0)
+    rates = [walk.rate(number, 1.0, 0.2) for number in range(20)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert 0 < rates[-1] < 0.02

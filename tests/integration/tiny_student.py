@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from configs.schema import Lora, Student
 from store.store import open_store
 from store.types import Lesson, Outcome, Question, QuestionState, Route, Trajectory, Usage, Verdict
-from trainers.spec import Spec
+from trainers.spec import Shared, Spec
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -92,6 +92,7 @@ async def make_lessons(path: Path, count: int, seed: int = 0) -> None:
                 [Verdict(trajectory=trajectory.id, outcome=Outcome.ACCEPTED, reason="")],
                 [Route(id=f"r{number}", trajectory=trajectory.id, student=NAME)],
             )
+        await store.end_search()
 
 
 def make_spec(root: Path, model: Path, *, config_hash: str = "configuration", **student: Any) -> Spec:
@@ -106,4 +107,5 @@ def make_spec(root: Path, model: Path, *, config_hash: str = "configuration", **
         "dtype": "float32",
     }
     config = Student(name=NAME, model=str(model), device="cpu", **(settings | student))
-    return Spec(store=root / "store.db", student=config, model=model, directory=root / "student", seed=1, config_hash=config_hash)
+    shared = Shared(store=root / "store.db", seed=1, config_hash=config_hash, names=(NAME,))
+    return Spec(shared=shared, student=config, model=model, directory=root / "student")

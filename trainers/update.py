@@ -1,0 +1,350 @@
+"""One update of one student: the only place where a loss is made of its terms.
+
+    L = ( sum_q sum_j alpha_j CE_j  +  lambda MCon_q ) / Z  +  l2 * ( sum_j peer_j ) / C          (methods.md, part 5)
+
+over the batch's questions q and their routed trajectories j. alpha sums to 1 over a question and Z counts questions; without
+compatibility every alpha is 1 and Z counts trajectories. C counts the trajectories that a peer learns too. A switch
+removes a term and nothing else.
+
+    begin ──▶ ( forward ──▶ [ what peers say ] ──▶ backward ) per forward pass ──▶ step
+
+Invariant: the weights move only in `step`, and only by numbers that are numbers; dropout is drawn from seed, student,
+update and pass, so a resumed student draws the same. Not covered: which examples (`plan.py`), who else (`loop.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs import schema
+from trainers import compatibility, losses
+from trainers.data import Batch, Example, collate
+from trainers.exchange import Message
+from trainers.look import Look
+from trainers.plan import passes
+from trainers.student import StudentModel
+from trainers.teaching import Spoken, Teaching
+
+CPU_TOKENS = 512
+"""Padded tokens of one forward pass on a CPU: more takes memory (1.1 MB a token in SmolLM2-135M) for a tenth of speed."""
+_REMEMBERED = 20
+"""Losses whose median tells whether the next one has exploded."""
+
+
+class Diverged(ArithmeticError):
+    """A loss or a gradient that is no number, or far from the ones before; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What is measured on one trajectory; `alpha` and the scores only with compatibility."""
+
+    cross_entropy: float
+    routed: bool
+    alpha: float | None = None
+    adaptability: float | None = None
+    consensus: float | None = None
+    difficulty: float | None = None
+    peer: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one update came to. `loss` is L, None where nothing was learnt."""
+
+    loss: float | None
+    learning_rate: float
+    gradient_norm: float | None
+    tokens: int
+    response_tokens: int
+    terms: Mapping[str, float]
+    told: Mapping[str, Told]
+
+
+@dataclass(slots=True, kw_only=True)
+class Forward:
+    """One forward pass, up to what peers say of it."""
+
+    batch: Batch
+    examples: Sequence[Example]
+    losses_B: Tensor
+    alpha_B: Tensor
+    scores: compatibility.Scores
+    consistency: Tensor | None
+    spoken: list[Spoken]
+    messages: list[Message]
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Of one update, so far."""
+
+    weight: float = 0.0
+    co_routed: int = 0
+    passes: int = 0
+    loss: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
+    told: dict[str, Told] = field(default_factory=dict)
+
+
+class Learner:
+    """A student and its optimizer. All of it runs in one thread."""
+
+    def __init__(self, student: StudentModel, config: schema.Student, seed: int, peers: schema.Peers | None = None) -> None:
+        self.student = student
+        self.config = config
+        self.seed = seed
+        self.peers = peers
+        self.teaching: Teaching | None = None
+        self.optimizer = torch.optim.AdamW(student.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._recent: list[float] = []
+        self._sums = _Sums()
+        student.learn(True)
+
+    def teach_with(self, teaching: Teaching) -> None:
+        """Peers are there: what learns with them has a rate of its own."""
+        assert self.peers is not None
+        self.teaching = teaching
+        if teaching.projection is not None:
+            teaching.projection.to(self.student.device)
+            self.optimizer.add_param_group({"params": list(teaching.projection.parameters()), "peers": True})
+
+    def remember(self, recent: Sequence[float]) -> None:
+        """The losses before this one, of a training that goes on."""
+        self._recent = list(recent[-_REMEMBERED:])
+
+    def passes(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """The forward passes of one batch; what is weighed together stays together."""
+        whole = self.config.compatibility is not None
+        units: dict[str, list[Example]] = {}
+        for example in examples:
+            units.setdefault(example.question if whole else example.trajectory, []).append(example)
+        lengths = [max(len(example.tokens) for example in unit) for unit in units.values()]
+        limit = CPU_TOKENS if self.student.device.type == "cpu" else None
+        return list(passes(list(units.values()), lengths, self.config.micro_batch, limit))
+
+    def begin(self, rate: float, examples: Sequence[Example], co_routed: int) -> None:
+        """An update over `examples`, of which peers learn `co_routed`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peers.learning_rate if self.peers and group.get("peers") else rate
+        units = {example.question for example in examples} if self.config.compatibility else examples
+        self._sums = _Sums(weight=float(len(units)), co_routed=co_routed)
+
+    @torch.no_grad()
+    def measure(self, examples: Sequence[Example]) -> None:
+        """Cross-entropies of examples that are not learnt, by the student as it is: without dropout."""
+        self.student.learn(False)
+        for rows in self.passes(examples):
+            batch = collate(rows).to(self.student.device)
+            values = self._cross_entropies(batch, self._states(batch), None)[1].tolist()
+            told = [Told(cross_entropy=value, routed=False) for value in values]
+            self._sums.told |= dict(zip(batch.trajectories, told, strict=True))
+        self.student.learn(True)
+
+    def forward(self, examples: Sequence[Example], number: int, speaking: frozenset[str] = frozenset()) -> Forward:
+        """One forward pass of the update `number`, and messages about those trajectories that are `speaking`."""
+        key = f"{self.seed}/{self.config.name}/{number}/{self._sums.passes}"
+        torch.manual_seed(int.from_bytes(sha256(key.encode()).digest()[:7]))
+        self._sums.passes += 1
+        batch = collate(examples).to(self.student.device)
+        states_ND = self._states(batch)
+        look = Look(batch, gold=self.config.compatibility is not None, peers=self._spoken_logits())
+        losses_N, losses_B = self._cross_entropies(batch, states_ND, look)
+        scores = self._scores(batch, states_ND.detach(), losses_N.detach(), look)
+        alpha_B = self._alpha(batch, scores)
+        forward = Forward(
+            batch=batch,
+            examples=examples,
+            losses_B=losses_B,
+            alpha_B=alpha_B,
+            scores=scores,
+            consistency=self._consistency(batch, states_ND, alpha_B),
+            spoken=self._spoken(examples, batch, states_ND, losses_N.detach(), losses_B, look, speaking),
+            messages=[],
+        )
+        if self.teaching and forward.spoken:
+            forward.messages = self.teaching.speak(forward.spoken, self.config.name, number)
+        return forward
+
+    def backward(self, forward: Forward, heard: Mapping[str, Sequence[Message]]) -> None:
+        """Add the gradients of one forward pass, and what it measured."""
+        sums = self._sums
+        taught = (forward.alpha_B * forward.losses_B).sum() / sums.weight
+        terms = {"cross_entropy": taught}
+        if forward.consistency is not None and self.config.compatibility is not None:
+            terms["consistency"] = self.config.compatibility.consistency * forward.consistency / sums.weight
+        peer_losses = self._hear(forward, heard)
+        if peer_losses and self.peers is not None:
+            terms["peers"] = self.peers.weight * torch.stack([each.loss for each in peer_losses.values()]).sum() / sums.co_routed
+        loss = torch.stack(list(terms.values())).sum()
+        competence = [each.competence for each in peer_losses.values() if each.competence is not None]
+        (loss + torch.stack(competence).sum() / sums.co_routed if competence else loss).backward()
+        sums.loss += loss.item()
+        for name, value in terms.items():
+            sums.terms[name] = sums.terms.get(name, 0.0) + value.item()
+        self._tell(forward, {trajectory: each.loss.item() for trajectory, each in peer_losses.items()})
+
+    def step(self, number: int, tokens: int, response_tokens: int) -> Measured:
+        """Move the weights. Raises `Diverged`; then they have not moved."""
+        sums, learnt = self._sums, bool(self._sums.passes)
+        norm = torch.nn.utils.clip_grad_norm_(self._learning(), self.config.clip).item() if learnt else None
+        if learnt:
+            self._check(number, sums.loss, norm)
+            self.optimizer.step()
+            self._recent = [*self._recent, sums.loss][-_REMEMBERED:]
+        self.optimizer.zero_grad()
+        return Measured(
+            loss=sums.loss if learnt else None,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            gradient_norm=norm,
+            tokens=tokens,
+            response_tokens=response_tokens,
+            terms=sums.terms,
+            told=sums.told,
+        )
+
+    def _learning(self) -> list[Any]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _check(self, number: int, loss: float, norm: float | None) -> None:
+        usual = statistics.median(self._recent) if len(self._recent) == _REMEMBERED else math.inf
+        broken = not (math.isfinite(loss) and norm is not None and math.isfinite(norm))
+        if broken or loss > self.config.explosion * usual:
+            which = [trajectory for trajectory, told in self._sums.told.items() if told.routed]
+            how = f"loss {loss:.6g}, gradient norm {norm if norm is None else round(norm, 4)}"
+            before = f", the usual loss was {usual:.4g}" if math.isfinite(usual) else ""
+            raise Diverged(
+                f"update {number + 1}: {how}{before}; trajectories {', '.join(which)}; a smaller learning rate may help"
+            )
+
+    def _states(self, batch: Batch) -> Tensor:
+        """States at the places: N x D."""
+        with self.student.precision():
+            states_BTD = self.student.states(batch.tokens_BT)
+        return states_BTD.flatten(0, 1).index_select(0, batch.places_N)
+
+    def _cross_entropies(self, batch: Batch, states_ND: Tensor, look: Look | None) -> tuple[Tensor, Tensor]:
+        """Of each token, and the mean of each trajectory."""
+        with self.student.precision():
+            losses_N = losses.token_cross_entropy(
+                self.student.head, states_ND, batch.labels_N, look=look, head_learns=self.student.head_learns
+            )
+        return losses_N, losses.mean_by_row(losses_N, batch.rows_N, len(batch.trajectories))
+
+    def _scores(self, batch: Batch, states_ND: Tensor, losses_N: Tensor, look: Look) -> compatibility.Scores:
+        """COMPACT's three scores, each only if its factor is not 0 (Eq. 2-6)."""
+        config, rows = self.config.compatibility, len(batch.trajectories)
+        if config is None:
+            return compatibility.Scores(adaptability=None, consensus=None, difficulty=None)
+        rows_R = batch.rows_N[batch.rationale_R]
+        adaptability = consensus = None
+        if config.adaptability:
+            information_R = look.information_N[batch.rationale_R + 1]  # the state after a token of the rationale
+            adaptability = compatibility.adaptability(information_R, batch.thinking_R, rows_R, rows, config.elsewhere)
+        if config.consensus:
+            last_B = torch.zeros_like(batch.questions_B).scatter_reduce(0, rows_R, batch.rationale_R, "amax")
+            with torch.no_grad(), self.student.precision():
+                queries, keys = self.student.queries_and_keys(states_ND[last_B + 1])
+            consensus = compatibility.consensus(queries, keys, batch.questions_B)
+        difficulty = compatibility.difficulty(losses_N[batch.rationale_R], rows_R, rows) if config.difficulty else None
+        return compatibility.Scores(adaptability=adaptability, consensus=consensus, difficulty=difficulty)
+
+    def _alpha(self, batch: Batch, scores: compatibility.Scores) -> Tensor:
+        """Each trajectory's weight: 1, or its share of its question (Eq. 7)."""
+        config = self.config.compatibility
+        if config is None:
+            return torch.ones(len(batch.trajectories), device=self.student.device)
+        factors = (config.adaptability, config.consensus, config.difficulty)
+        present_B = torch.ones_like(batch.questions_B, dtype=torch.bool)
+        return compatibility.weights(scores, batch.questions_B, present_B, factors=factors, temperature=config.temperature)
+
+    def _consistency(self, batch: Batch, states_ND: Tensor, alpha_B: Tensor) -> Tensor | None:
+        """The sum over questions of sum_k alpha_k MCon_k (Eq. 8-11), where all rows end in the same answer's tokens."""
+        if self.config.compatibility is None or not self.config.compatibility.consistency:
+            return None
+        found = []
+        for question in batch.questions_B.unique():
+            rows = (batch.questions_B == question).nonzero().flatten().tolist()
+            spans = [batch.labels_N[slice(*batch.answers[row])] for row in rows]
+            if len(rows) < 2 or not len(spans[0]) or not all(torch.equal(span, spans[0]) for span in spans):
+                continue
+            places = torch.cat([torch.arange(*batch.answers[row], device=states_ND.device) for row in rows])
+            with self.student.precision():
+                logits_NV = self.student.head(states_ND[places])
+            log_probs_KMV = torch.log_softmax(logits_NV.float(), -1).unflatten(0, (len(rows), -1))
+            found.append(compatibility.consistency(log_probs_KMV, alpha_B[rows]))
+        return torch.stack(found).sum() if found else None
+
+    def _spoken_logits(self) -> schema.Peers | None:
+        return self.peers if self.teaching is not None and self.peers is not None and self.peers.kind == "logits" else None
+
+    def _spoken(
+        self,
+        examples: Sequence[Example],
+        batch: Batch,
+        states_ND: Tensor,
+        losses_N: Tensor,
+        losses_B: Tensor,
+        look: Look,
+        speaking: frozenset[str],
+    ) -> list[Spoken]:
+        if not (self.teaching and speaking):
+            return []
+        found, start = [], 0
+        for row, example in enumerate(examples):
+            end = start + len(example.tokens) - example.first
+            if example.trajectory in speaking:
+                spoken = Spoken(
+                    example=example,
+                    states_ND=states_ND[start:end],
+                    labels_N=batch.labels_N[start:end],
+                    cross_entropy=losses_B[row].item(),
+                    top=(look.ids_NK[start:end], look.log_probs_NK[start:end]),
+                    label_log_probs_N=look.labels_N[start:end],
+                )
+                found.append(spoken)
+            start = end
+        return found
+
+    def _hear(self, forward: Forward, heard: Mapping[str, Sequence[Message]]) -> dict[str, Any]:
+        if self.teaching is None:
+            return {}
+        with self.student.precision():
+            found = {
+                each.example.trajectory: self.teaching.hear(each, heard.get(each.example.trajectory, ()))
+                for each in forward.spoken
+            }
+        return {trajectory: each for trajectory, each in found.items() if each is not None}
+
+    def _tell(self, forward: Forward, peer: Mapping[str, float]) -> None:
+        def listed(values: Tensor | None) -> list[float | None]:
+            return [None] * len(forward.examples) if values is None else values.tolist()
+
+        scores, weighed = forward.scores, self.config.compatibility is not None
+        columns = (
+            forward.losses_B.tolist(),
+            listed(forward.alpha_B if weighed else None),
+            listed(scores.adaptability),
+            listed(scores.consensus),
+            listed(scores.difficulty),
+        )
+        for trajectory, loss, alpha, adaptability, consensus, difficulty in zip(
+            forward.batch.trajectories, *columns, strict=True
+        ):
+            self._sums.told[trajectory] = Told(
+                cross_entropy=loss,
+                routed=True,
+                alpha=alpha,
+                adaptability=adaptability,
+                consensus=consensus,
+                difficulty=difficulty,
+                peer=peer.get(trajectory),
+            )
