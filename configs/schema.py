@@ -20,6 +20,7 @@ from configs.sources import Fields, File, Source, WordProblems
 
 __all__ = [
     "HARMLESS",
+    "HELD_OUT",
     "Asking",
     "Budget",
     "Consensus",
@@ -167,10 +168,18 @@ class Student(Part):
 
 
 class Evaluation(Part):
-    """Accuracy on held-out questions, before and after."""
+    """Accuracy on held-out questions, before and after.
+
+    A question that is also to be learnt from is left out of every set; one that two sets share counts for the first of them.
+    """
 
     questions: Source
-    """The held-out questions."""
+    """The held-out questions of the kind that is learnt: the set that is called held_out."""
+    others: dict[Name, Source] = Field(default_factory=dict)
+    """Held-out questions of other kinds, by a name of your choice: what is lost there is forgetting."""
+    teachers: bool = False
+    """Every teacher answers all sets too, as a reference: asked as in the search, sampled as said here, paid from its budget.
+    Harmless: may differ when a run is resumed."""
     samples: int = Field(default=4, ge=0)
     """Sampled answers per question, beside one greedy answer."""
     temperature: float = Field(default=0.6, gt=0)
@@ -249,7 +258,7 @@ class RunConfig(Part):
     """An answer of kind span is right from this F1 of its words on; 1: all of them. Numbers must be equal in any case."""
     target: Target = Target()
     """When there is enough, of the run and of each question."""
-    students: tuple[Student, ...] = Field(default=(), max_length=1)
+    students: tuple[Student, ...] = ()
     """Who learns; empty: make data only."""
     evaluation: Evaluation | None = None
     """Measure the students; None: do not."""
@@ -288,6 +297,16 @@ class RunConfig(Part):
             if judge.name in taken:
                 raise ValueError(f"judges[{index}].name: {judge.name!r} is somebody else's name; names must differ")
             taken.append(judge.name)
+        for index, student in enumerate(self.students):
+            if student.name in taken:
+                raise ValueError(f"students[{index}].name: {student.name!r} is somebody else's name; names must differ")
+            taken.append(student.name)
+        return self
+
+    @model_validator(mode="after")
+    def _sets_differ(self) -> RunConfig:
+        if self.evaluation and HELD_OUT in self.evaluation.others:
+            raise ValueError(f"evaluation.others.{HELD_OUT}: so the set of evaluation.questions is called; choose another name")
         return self
 
     @model_validator(mode="after")
@@ -330,6 +349,9 @@ class RunConfig(Part):
             raise ValueError(f"target.most: {self.target.most} is less than target.least, {self.target.least}")
         return self
 
+
+HELD_OUT = "held_out"
+"""What the set of `evaluation.questions` is called."""
 
 HARMLESS = ("limits", "logging", "http", "run_dir", "budget", "ledger", "replay")
 """Keys that may differ between a run and its resumption; they are not part of a run's identity."""

@@ -7,10 +7,11 @@
                               engines ────┘                          before and after, through engines
 
     search    N workers lease questions until none is left, or the target is met; each question moves on its own
-    before    the student as it is, on the held-out questions
+    before    the students as they are, on the held-out questions
     train     the student's child process learns what was accepted
-    after     the student as it has become
+    after     the students as they have become
     export    the accepted trajectories as a file
+    teachers  the teachers on the held-out questions, if wanted: last, since they may spend what is left of the budget
 
 Stages meet only in the store: whatever is not terminal there is work, so the same command resumes. A stage that finds
 nothing to do costs nothing. Invariant: a run is "finished" only when every question is in a terminal state, or its target is met.
@@ -27,12 +28,13 @@ import structlog
 
 from configs.load import dump, identity
 from configs.schema import RunConfig
+from orchestrator.accuracies import Accuracies
 from orchestrator.daemon import Draining, Interrupted, status_server
 from orchestrator.estimate import estimate
 from orchestrator.exports.export import export_messages
 from orchestrator.folder import Folder
 from orchestrator.progress import Progress
-from orchestrator.questions.gather import gather
+from orchestrator.questions.gather import gather, gather_held_out
 from orchestrator.students import Students
 from orchestrator.summary import STAGES, summarise
 from orchestrator.workers import Search
@@ -71,14 +73,16 @@ async def _stages(
     config: RunConfig, folder: Folder, store: Store, progress: Progress, draining: Draining, sample: int | None
 ) -> None:
     students = Students(config=config, folder=folder, store=store, progress=progress, draining=draining)
+    accuracies = Accuracies(config=config, folder=folder, store=store, progress=progress, draining=draining)
     search = Search(config=config, folder=folder, store=store, progress=progress, draining=draining, most=sample)
     stages: tuple[Callable[[], Awaitable[None]], ...] = (
-        lambda: gather(config, store, progress),
+        lambda: _questions(config, store, progress),
         search.run,
-        students.measure_before,
+        accuracies.measure_before,
         students.train,
-        students.measure_after,
+        accuracies.measure_after,
         lambda: _export(config, folder, store, progress),
+        accuracies.measure_teachers,
     )
     for name, stage in list(zip(STAGES, stages, strict=True))[: 2 if sample else None]:
         log.info("stage_started", stage=name)
@@ -97,6 +101,13 @@ async def _timed(store: Store, stage: str) -> AsyncIterator[None]:
         yield
     finally:
         await store.add_stage_seconds(stage, time.perf_counter() - started)
+
+
+async def _questions(config: RunConfig, store: Store, progress: Progress) -> None:
+    """All of them, also those to measure with, so that a mistake is told before anything is spent."""
+    await gather(config, store, progress)
+    if config.evaluation:
+        await gather_held_out(config.evaluation, store, progress)
 
 
 async def _export(config: RunConfig, folder: Folder, store: Store, progress: Progress) -> None:
