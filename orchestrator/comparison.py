@@ -47,23 +47,27 @@ class Measured:
 
     def means(self, model: str, held_out: str, *, sampled: bool) -> tuple[Means, int]:
         """Of the model's answers to one set, by question; and how many answers to each."""
-        return means((each for each in self.attempts[model] if self.sets.get(each.question) == held_out), sampled=sampled)
+        answers = self.attempts.get(model, ())
+        return means((each for each in answers if self.sets.get(each.question) == held_out), sampled=sampled)
 
 
-def measured_names(config: RunConfig) -> list[str]:
-    """Under which names a run's attempts are kept."""
-    students = [name for student in config.students for name in (before(student.name), after(student.name))]
-    return students + [of_teacher(teacher.name) for teacher in config.teachers]
+def _kept_under(config: RunConfig) -> list[str]:
+    """The names of the students' attempts."""
+    return [name for student in config.students for name in (before(student.name), after(student.name))]
 
 
 async def measured(config: RunConfig, store: Store) -> Measured:
     """Read it all."""
     sets = {question: set_of(split) for question, split in (await store.held_out()).items()}
-    return Measured(sets=sets, attempts={name: await store.attempts(name) for name in measured_names(config)})
+    names = _kept_under(config) + [of_teacher(teacher.name) for teacher in config.teachers]
+    return Measured(sets=sets, attempts={name: await store.attempts(name) for name in names})
 
 
 def rows(config: RunConfig, runs: Sequence[Measured]) -> list[Row]:
-    """All that was measured in `runs` of one recipe, one of which has this `config`: by model, set and kind of answer."""
+    """All that was measured in `runs` of one recipe, the first of which has this `config`: by model, set and kind of answer.
+
+    What one of the runs has not measured is left out.
+    """
     if config.evaluation is None:
         return []
     found: list[Row] = []
@@ -119,8 +123,8 @@ def check_comparable(runs: Mapping[str, tuple[RunConfig, Measured]]) -> None:
         for what, value in _settings(config).items():
             if value != (its := _settings(other)[what]):
                 raise ConfigError(f"{name}: its {what} is {its}, and that of {first} is {value}; it must be the same")
-        for model in measured_names(config):
-            if bool(found.attempts[model]) != bool(has.attempts.get(model)):
+        for model in _kept_under(config):
+            if bool(found.attempts[model]) != bool(has.attempts[model]):
                 lacks, there = (name, first) if found.attempts[model] else (first, name)
                 raise ConfigError(f"{lacks}: has no answers of {model}, and {there} has; let it come to its end, or leave it out")
 
@@ -141,7 +145,7 @@ def table(found: Sequence[Row]) -> Table:
     title = "accuracy, with 95% intervals" + ("; the difference is paired by question" if "difference" in telling else "")
     shown = Table(title=title, title_justify="left")
     for name in telling:
-        shown.add_column(name)
+        shown.add_column("accuracy" if name == "before" and "after" not in telling else name)
     for line in lines:
         shown.add_row(*(line[name] for name in telling))
     return shown

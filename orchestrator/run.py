@@ -66,6 +66,8 @@ async def run(
                 await store.end_run("interrupted")
                 raise
             await store.end_run("finished" if not sample or was_finished else "interrupted")
+            if sample and config.evaluation and config.evaluation.teachers:
+                progress.note("the teachers' answers to held-out questions (evaluation.teachers) are not in the estimate")
             return await summarise(config, folder, store) | ({"estimate": await estimate(store)} if sample else {})
 
 
