@@ -33,7 +33,7 @@ from sampled_traces import Sampled, Trace, consensuses, sampled, trajectories
 
 from orchestrator.answers.answer import same_answer
 from orchestrator.consensus import target_of
-from orchestrator.evaluate import interval
+from orchestrator.intervals import interval
 from store.types import Cluster, Consensus
 
 MOST = 8

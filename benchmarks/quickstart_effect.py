@@ -33,8 +33,8 @@ from configs.load import load
 from configs.schema import RunConfig
 from orchestrator.answers.answer import extract, same_answer
 from orchestrator.daemon import Draining
-from orchestrator.evaluate import interval
 from orchestrator.folder import held
+from orchestrator.intervals import interval
 from orchestrator.logs import logging_to
 from orchestrator.progress import Lines
 from orchestrator.run import run

@@ -46,8 +46,8 @@ from agents.prover import predictive_perplexity
 from agents.roster import open_model
 from configs.schema import RunConfig
 from orchestrator.daemon import Draining
-from orchestrator.evaluate import interval
 from orchestrator.folder import held
+from orchestrator.intervals import interval
 from orchestrator.logs import logging_to
 from orchestrator.run import run
 from store.store import open_store

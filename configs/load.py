@@ -79,6 +79,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
         "teachers": {"__all__": {"budget", "licence"}},
         "questions": {"__all__": {"licence"}},
         "target": {"accepted"},
+        "evaluation": {"teachers"},
     }
     return config.model_dump(mode="json", exclude=harmless) | {"engines": engines}
 

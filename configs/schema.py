@@ -21,6 +21,7 @@ from configs.training import Compatibility, Lora, Peers, Router, Student
 
 __all__ = [
     "HARMLESS",
+    "HELD_OUT",
     "Asking",
     "Budget",
     "Compatibility",
@@ -121,10 +122,18 @@ class Prover(Part):
 
 
 class Evaluation(Part):
-    """Accuracy on held-out questions, before and after."""
+    """Accuracy on held-out questions, before and after.
+
+    A question that is also to be learnt from is left out of every set; one that two sets share counts for the first of them.
+    """
 
     questions: Source
-    """The held-out questions."""
+    """The held-out questions of the kind that is learnt: the set that is called held_out."""
+    others: dict[Name, Source] = Field(default_factory=dict)
+    """Held-out questions of other kinds, by a name of your choice: what is lost there is forgetting."""
+    teachers: bool = False
+    """Every teacher answers all sets too, as a reference: asked as in the search, sampled as said here, paid from its budget.
+    Harmless: may differ when a run is resumed."""
     samples: int = Field(default=4, ge=0)
     """Sampled answers per question, beside one greedy answer."""
     temperature: float = Field(default=0.6, gt=0)
@@ -250,6 +259,16 @@ class RunConfig(Part):
             if judge.name in taken:
                 raise ValueError(f"judges[{index}].name: {judge.name!r} is somebody else's name; names must differ")
             taken.append(judge.name)
+        for index, student in enumerate(self.students):
+            if student.name in taken:
+                raise ValueError(f"students[{index}].name: {student.name!r} is somebody else's name; names must differ")
+            taken.append(student.name)
+        return self
+
+    @model_validator(mode="after")
+    def _sets_differ(self) -> RunConfig:
+        if self.evaluation and HELD_OUT in self.evaluation.others:
+            raise ValueError(f"evaluation.others.{HELD_OUT}: so the set of evaluation.questions is called; choose another name")
         return self
 
     @model_validator(mode="after")
@@ -323,6 +342,9 @@ class RunConfig(Part):
 
 ROUTER = "router"
 """The router's name in every record."""
+
+HELD_OUT = "held_out"
+"""What the set of `evaluation.questions` is called."""
 
 HARMLESS = ("limits", "logging", "http", "run_dir", "budget", "ledger", "replay")
 """Keys that may differ between a run and its resumption; they are not part of a run's identity."""

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator.exports.columns import FORMATS
@@ -126,9 +127,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", metavar="PATH", help="where to write; default: in the run's folder's export/")
     export.add_argument("--best", action="store_true", help="of the accepted trajectories only the best of each question")
 
-    evaluate = add("evaluate", _evaluate, "measure a model on a configuration's held-out questions")
-    _takes_config(evaluate)
-    evaluate.add_argument("--model", help="a folder or hub id; default: the first student's model")
+    evaluate = add(
+        "evaluate", _evaluate, "measure a model on a configuration's held-out questions, or put together what runs have measured"
+    )
+    what = "a YAML file or the name of a recipe; or the folders of one or more runs of the same recipe"
+    evaluate.add_argument("what", metavar="CONFIG_OR_RECIPE | RUN_DIR", nargs="+", help=what)
+    _takes_overrides(evaluate)
+    evaluate.add_argument("--student", metavar="NAME", help="whose model, asked as this student is; default: the first one")
+    evaluate.add_argument("--model", help="a folder or hub id; default: the student's model")
     evaluate.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, such as RUN_DIR/students/NAME/final")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
 
@@ -136,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = add("doctor", _doctor, "check this machine, and what the engines of a configuration can do")
     doctor.add_argument("config", metavar="CONFIG_OR_RECIPE", nargs="?", help="also open its engines")
-    doctor.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a key, such as search.beam=8")
+    _takes_overrides(doctor)
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -149,6 +155,10 @@ def _positive(text: str) -> int:
 
 def _takes_config(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", metavar="CONFIG_OR_RECIPE", help="a YAML file, or the name of a recipe")
+    _takes_overrides(command)
+
+
+def _takes_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a key, such as search.beam=8")
 
 
@@ -175,11 +185,18 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from configs.load import load
+    from configs.load import ConfigError, load, recipes
     from orchestrator import commands
 
-    config = load(options.config, options.set)
-    return commands.evaluate(config, model=options.model, adapter=options.adapter, as_json=options.json)
+    first, *others = options.what
+    if others or (Path(first).is_dir() and first not in recipes()):
+        for key in ("set", "student", "model", "adapter"):
+            if getattr(options, key):
+                raise ConfigError(f"--{key}: is for measuring a configuration's model; of runs, what they have measured is told")
+        return commands.compare(options.what, as_json=options.json)
+    return commands.evaluate(
+        load(first, options.set), student=options.student, model=options.model, adapter=options.adapter, as_json=options.json
+    )
 
 
 def _recipes(options: argparse.Namespace) -> int:

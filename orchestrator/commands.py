@@ -10,6 +10,7 @@ import fcntl
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ from rich.console import Console
 from configs import schema
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
-from orchestrator.daemon import drained
+from orchestrator.accuracies import Accuracies, before
+from orchestrator.comparison import Measured, check_comparable, measured, percent, rows, table
+from orchestrator.daemon import Draining, drained
 from orchestrator.estimate import show_estimate
-from orchestrator.evaluate import accuracy, measure
 from orchestrator.exports.columns import Format
 from orchestrator.exports.export import check_format, place
 from orchestrator.exports.export import export as export_as
 from orchestrator.folder import Folder, held
+from orchestrator.intervals import Estimate
 from orchestrator.logs import logging_to
 from orchestrator.progress import showing
+from orchestrator.questions.gather import gather_held_out
 from orchestrator.summary import show, summarise
 from store.store import open_store
 
@@ -46,7 +50,7 @@ def run(config: RunConfig, *, sample: int | None, as_json: bool) -> int:
         show_estimate(summary["estimate"], Console(width=120))
     if as_json:
         sys.stdout.write(json.dumps(summary) + "\n")
-    return 0
+    return 1 if any(student["stopped"] and not student["final"] for student in summary["students"].values()) else 0
 
 
 def status(run_dir: str, *, as_json: bool) -> int:
@@ -80,58 +84,69 @@ def export(run_dir: str, to: str | None, *, form: Format, best_only: bool) -> in
     return 0
 
 
-def evaluate(config: RunConfig, *, model: str | None, adapter: str | None, as_json: bool) -> int:
-    """Measure a model on the held-out questions, keeping nothing."""
-
+def evaluate(config: RunConfig, *, student: str | None, model: str | None, adapter: str | None, as_json: bool) -> int:
+    """Measure a model, asked as one of the students, on the held-out questions, keeping nothing."""
     if config.evaluation is None or not config.students:
         raise ConfigError("evaluate: the configuration has no `evaluation` and `students` parts; both are needed")
+    names = [each.name for each in config.students]
+    if student and student not in names:
+        raise ConfigError(f"--student {student}: no student is called so; students: {', '.join(names)}")
     if adapter and not (Path(adapter) / "adapter_config.json").is_file():
         raise ConfigError(f"--adapter {adapter}: no LoRA adapter there (a folder with adapter_config.json)")
-    student = config.students[0].model_copy(update={"model": model} if model else {})
-    result = asyncio.run(_measured(config, student, Path(adapter).absolute() if adapter else None))
-    for kind, value in result.items():
-        sys.stdout.write(f"{kind}: {value['mean']:.1%} [{value['low']:.1%}, {value['high']:.1%}] of {value['items']}\n")
+    chosen = config.students[names.index(student) if student else 0]
+    chosen = chosen.model_copy(update={"model": model} if model else {})
+    found = asyncio.run(_measured(config, chosen, Path(adapter).absolute() if adapter else None))
+    for row in found:
+        told = Estimate(**row["accuracy"])
+        sys.stdout.write(f"{row['set']} {row['answers']}: {percent(told)} of {told.items}\n")
     if as_json:
-        sys.stdout.write(json.dumps({"model": student.model, "adapter": adapter, **result}) + "\n")
+        result = {"student": chosen.name, "model": chosen.model, "adapter": adapter, "accuracy": found}
+        sys.stdout.write(json.dumps(result) + "\n")
     return 0
 
 
-async def _measured(config: RunConfig, student: schema.Student, adapter: Path | None) -> dict[str, Any]:
-    from agents.roster import open_model
-    from orchestrator.answers.checker import open_checker
-    from orchestrator.students import engine_of, held_out
-
-    assert config.evaluation is not None
-    questions = await held_out(config.evaluation)
+async def _measured(config: RunConfig, student: schema.Student, adapter: Path | None) -> list[dict[str, Any]]:
+    """The accuracy by set and kind of answer. The store lasts as long as this does."""
+    evaluation = config.evaluation
+    assert evaluation
     with tempfile.TemporaryDirectory() as scratch, showing() as progress:
-        async with (
-            open_store(Path(scratch) / "evaluate.db") as store,
-            open_model("evaluate", engine_of(config, student), adapter) as model,
-            open_checker() as checker,
-        ):
-            await store.add_questions(questions, split="held_out")
-            await measure(
-                "evaluate",
-                model,
-                questions,
-                config=config.evaluation,
-                system=student.system,
-                store=store,
-                checker=checker,
-                span_f1=config.span_f1,
-                seed=config.seed,
-                in_flight=config.limits.evaluations,
-                draining=lambda: False,
-                tell=lambda done, total: progress.stage("evaluate", done, total),
-            )
-            attempts = await store.attempts("evaluate")
-    both = {"greedy": accuracy(attempts, sampled=False), "sampled": accuracy(attempts, sampled=True)}
-    return {kind: asdict(value) for kind, value in both.items() if value}
+        folder = Folder(Path(scratch))
+        async with open_store(folder.database) as store:
+            await gather_held_out(evaluation, store, progress)
+            alone = config.model_copy(update={"students": (student,), "teachers": ()})
+            accuracies = Accuracies(config=alone, folder=folder, store=store, progress=progress, draining=Draining())
+            await accuracies.measure(before(student.name), student, student.model, adapter)
+            found = rows(alone, [await measured(alone, store)])
+    return [{"set": row.set, "answers": row.answers, "accuracy": asdict(row.before)} for row in found if row.before]
+
+
+def compare(run_dirs: Sequence[str], *, as_json: bool) -> int:
+    """What several runs of one recipe have measured, as one table: means over them. Their stores are only read."""
+    folders = {run_dir: _existing(run_dir) for run_dir in run_dirs}
+    places = [folder.root.resolve() for folder, _ in folders.values()]
+    if len(run_dirs) > len(set(places)):
+        raise ConfigError("evaluate: the same run is given twice; accepted: several runs, each once")
+
+    async def read() -> dict[str, tuple[RunConfig, Measured]]:
+        found: dict[str, tuple[RunConfig, Measured]] = {}
+        for run_dir, (folder, config) in folders.items():
+            async with open_store(folder.database, create=False, read_only=True) as store:
+                found[run_dir] = config, await measured(config, store)
+        return found
+
+    runs = asyncio.run(read())
+    check_comparable(runs)
+    config = next(iter(runs.values()))[0]
+    found = rows(config, [each for _, each in runs.values()])
+    Console(width=120).print(table(found))
+    if as_json:
+        sys.stdout.write(json.dumps({"runs": list(run_dirs), "accuracy": [asdict(row) for row in found]}) + "\n")
+    return 0
 
 
 def _existing(run_dir: str) -> tuple[Folder, RunConfig]:
     folder = Folder(Path(run_dir).absolute())
-    if not folder.config.is_file():
+    if not (folder.config.is_file() and folder.database.is_file()):
         raise ConfigError(f"{run_dir}: no run there (a folder with config.yaml and peripatos.db)")
     return folder, load(str(folder.config))
 

@@ -1,39 +1,35 @@
-"""Accuracy of a model on held-out questions, through an engine: once greedy, and sampled (methods part 6).
+"""Answers of a model to held-out questions: one greedy answer and some sampled ones of each (methods part 6).
 
 Invariant: every answer is a row before it counts; a resumed evaluation asks only for the answers that are missing.
-Not covered: which model is measured when (`students.py`).
+Not covered: which model is measured when (`accuracies.py`), and what the answers come to (`comparison.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
-
-from agents import prompts
 from agents.engines.base import Completion
-from agents.errors import Broken, EngineError
-from agents.ledger import Model
+from agents.errors import Broken, EngineError, Withheld
 from configs.schema import Evaluation
 from orchestrator.answers.answer import extract
 from orchestrator.answers.checker import Checker
+from orchestrator.failures import Failures
+from orchestrator.scoring import all_of
 from store.store import Store
-from store.types import Attempt, Failure, Question, Usage, content_id
-
-_RESAMPLES = 2000
+from store.types import Attempt, Question, Usage, content_id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
-    """Mean accuracy over `items` questions, `samples` answers each, with a 95% interval (bootstrap over questions)."""
+class Ask(Protocol):
+    """Who is measured: so many answers of it to a question. Raises `EngineError`."""
 
-    mean: float
-    low: float
-    high: float
-    items: int
-    samples: int
+    def __call__(
+        self, question: Question, *, n: int, max_tokens: int, temperature: float, top_p: float, seed: int
+    ) -> Awaitable[list[Completion]]:
+        """Ask."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,97 +58,69 @@ class Marking:
         )
 
 
-async def measure(
-    name: str,
-    model: Model,
-    questions: Sequence[Question],
-    *,
-    config: Evaluation,
-    system: str | None,
-    store: Store,
-    checker: Checker,
-    span_f1: float,
-    seed: int,
-    in_flight: int,
-    draining: Callable[[], bool],
-    tell: Callable[[int, int], None],
-) -> None:
-    """Ask `model`, recorded as `name`, for every answer that the store lacks. Stops early while draining."""
-    have = {attempt.question for attempt in await store.attempts(name)}
-    missing = iter([question for question in questions if question.id not in have])
-    done = len(have)
-    tell(done, len(questions))
-    mark = Marking(name=name, checker=checker, span_f1=span_f1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examiner:
+    """Asks for the answers that `store` lacks, and keeps them marked."""
 
-    async def work() -> None:
-        nonlocal done
-        for question in missing:
-            if draining():
-                return
-            await store.record_attempts(await _attempts_or_failure(mark, model, question, config, system, seed, store))
-            done += 1
-            tell(done, len(questions))
+    config: Evaluation
+    span_f1: float
+    seed: int
+    in_flight: int
+    store: Store
+    checker: Checker
+    draining: Callable[[], bool]
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(in_flight):
-            group.create_task(work())
+    async def measure(self, name: str, ask: Ask, questions: Sequence[Question], tell: Callable[[int, int], None]) -> None:
+        """Ask whoever is recorded as `name`. Stops early while draining.
 
+        Raises `Broken`, and `Withheld` when the answers that were under way are there.
+        """
+        have = {attempt.question for attempt in await self.store.attempts(name)}
+        todo = [question for question in questions if question.id not in have]
+        missing = iter(todo)
+        done = len(questions) - len(todo)
+        tell(done, len(questions))
+        mark = Marking(name=name, checker=self.checker, span_f1=self.span_f1)
+        withheld: Withheld | None = None
 
-async def _attempts_or_failure(
-    mark: Marking, model: Model, question: Question, config: Evaluation, system: str | None, seed: int, store: Store
-) -> list[Attempt]:
-    """The answers; a question that the engine cannot answer is a Failure row and counts as answered wrongly."""
-    try:
-        return await _attempts(mark, model, question, config, system, seed)
-    except Broken:
-        raise
-    except EngineError as error:
-        kind, message = type(error).__name__, str(error)
-        failure_id = content_id("failure", mark.name, question.id, kind, message)
-        await store.record_failure(
-            Failure(id=failure_id, where=f"evaluate {mark.name}", kind=kind, message=message, tries=1, subject=question.id)
-        )
-        nothing = Completion(text="", finish="end", stop=None, usage=Usage())
-        return [await mark.attempt(question, sample, nothing) for sample in range(1 + config.samples)]
+        async def work() -> None:
+            nonlocal done, withheld
+            for question in missing:
+                if self.draining() or withheld:
+                    return
+                try:
+                    attempts = await self._attempts(mark, ask, question)
+                except Withheld as error:
+                    withheld = error
+                    return
+                await self.store.record_attempts(attempts)
+                done += 1
+                tell(done, len(questions))
 
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.in_flight, len(todo))):
+                group.create_task(work())
+        if withheld:
+            raise withheld
 
-async def _attempts(
-    mark: Marking, model: Model, question: Question, config: Evaluation, system: str | None, seed: int
-) -> list[Attempt]:
-    """The greedy answer and the sampled ones, of one question."""
-    prompt = prompts.answer(question, system)
-    draw = int(content_id("evaluate", seed, question.id)[:15], 16)
+    async def _attempts(self, mark: Marking, ask: Ask, question: Question) -> list[Attempt]:
+        """The answers; a question that the engine cannot answer is a Failure row and counts as answered wrongly."""
+        try:
+            completions = await self._completions(ask, question)
+        except (Broken, Withheld):
+            raise
+        except EngineError as error:
+            await Failures(store=self.store, question=question).record(f"evaluate {mark.name}", None, error)
+            nothing = Completion(text="", finish="end", stop=None, usage=Usage())
+            completions = [nothing] * (1 + self.config.samples)
+        return [await mark.attempt(question, sample, completion) for sample, completion in enumerate(completions)]
 
-    async def asked(n: int, temperature: float, top_p: float) -> list[Completion]:
-        if n == 0:
-            return []
-        return await model.engine.generate(
-            prompt, n=n, max_tokens=config.max_tokens, temperature=temperature, top_p=top_p, seed=draw
-        )
+    async def _completions(self, ask: Ask, question: Question) -> list[Completion]:
+        """The greedy answer and the sampled ones, of one question. Raises the first error, when both are over."""
+        config, draw = self.config, int(content_id("evaluate", self.seed, question.id)[:15], 16)
 
-    async with asyncio.TaskGroup() as group:
-        greedy = group.create_task(asked(1, 0.0, 1.0))
-        sampled = group.create_task(asked(config.samples, config.temperature, config.top_p))
-    completions = [*greedy.result(), *sampled.result()]
-    return [await mark.attempt(question, sample, completion) for sample, completion in enumerate(completions)]
+        def asked(n: int, temperature: float, top_p: float) -> Awaitable[list[Completion]]:
+            return ask(question, n=n, max_tokens=config.max_tokens, temperature=temperature, top_p=top_p, seed=draw)
 
-
-def accuracy(attempts: Sequence[Attempt], *, sampled: bool) -> Accuracy | None:
-    """Of the greedy answers, or of the sampled ones; None when there are none."""
-    per_question: dict[str, list[bool]] = {}
-    for attempt in attempts:
-        if (attempt.sample > 0) == sampled:
-            per_question.setdefault(attempt.question, []).append(attempt.correct)
-    if not per_question:
-        return None
-    means = np.array([np.mean(per_question[question]) for question in sorted(per_question)])
-    low, high = interval(means)
-    samples = max(len(answers) for answers in per_question.values())
-    return Accuracy(mean=float(means.mean()), low=low, high=high, items=len(means), samples=samples)
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95% bootstrap interval of the mean of `values` [items]; its own draws are fixed."""
-    draws = np.random.default_rng(0).integers(0, len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
+        both = [asked(1, 0.0, 1.0), *([asked(config.samples, config.temperature, config.top_p)] if config.samples else [])]
+        return [completion for completions in await all_of(both) for completion in completions]

@@ -4,6 +4,7 @@
     log.jsonl     structlog events                 students/     adapters and checkpoints
     lock          held by the living process       export/       the data
     servers/      what managed servers print       prompts/      the first prompt of each teacher
+    exchange/     what students tell each other, while they learn
 
 Invariant: one living process per folder; a folder is never resumed with another configuration.
 """
@@ -71,6 +72,11 @@ class Folder:
     def prompts(self) -> Path:
         """The first prompt of each teacher as it is sent, a file each."""
         return self.root / "prompts"
+
+    @property
+    def exchange(self) -> Path:
+        """What students tell each other."""
+        return self.root / "exchange"
 
     def student(self, name: str) -> Path:
         """A student's directory."""

@@ -1,16 +1,17 @@
 """THE LOOP.
 
-      questions ──▶ store ──lease──▶ solve x N ──▶ verdicts, routes ──▶ store ──▶ student ──▶ adapter
-                                      │   ▲                                          │
-                   proposals, samples │   │ scores, rulings                          ▼
-                             teachers ▼   │ prover, judges         accuracy on held-out questions,
-                              engines ────┘                          before and after, through engines
+      questions ──▶ store ──lease──▶ solve x N ──▶ verdicts ──▶ store ──plans, routes──▶ student x S ──▶ adapters
+                                      │   ▲                       │ ▲                     │  ▲ peers      │
+                   proposals, samples │   │ scores, rulings       ▼ │ routes      reports ▼  │            ▼
+                             teachers ▼   │ prover, judges       router ◀───────────────── store       accuracy on held-out
+                              engines ────┘                                                            questions, by engines
 
     search    N workers lease questions until none is left, or the target is met; each question moves on its own
-    before    the student as it is, on the held-out questions
-    train     the student's child process learns what was accepted
-    after     the student as it has become
+    before    the students as they are, on the held-out questions
+    train     students learn what was accepted, each in a child process, from the router's choice and from each other
+    after     the students as they have become
     export    the accepted trajectories as a file
+    teachers  the teachers on the held-out questions, if wanted: last, since they may spend what is left of the budget
 
 Stages meet only in the store: whatever is not terminal there is work, so the same command resumes. A stage that finds
 nothing to do costs nothing. Invariant: a run is "finished" only when every question is in a terminal state, or its target is met.
@@ -18,8 +19,9 @@ nothing to do costs nothing. Invariant: a run is "finished" only when every ques
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,14 +29,15 @@ import structlog
 
 from configs.load import dump, identity
 from configs.schema import RunConfig
+from orchestrator.accuracies import Accuracies
 from orchestrator.daemon import Draining, Interrupted, status_server
 from orchestrator.estimate import estimate
 from orchestrator.exports.export import export_messages
 from orchestrator.folder import Folder
 from orchestrator.progress import Progress
-from orchestrator.questions.gather import gather
+from orchestrator.questions.gather import gather, gather_held_out
 from orchestrator.students import Students
-from orchestrator.summary import STAGES, summarise
+from orchestrator.summary import STAGES, Stage, summarise
 from orchestrator.workers import Search
 from store.store import Store, open_store
 from store.types import content_id
@@ -64,6 +67,8 @@ async def run(
                 await store.end_run("interrupted")
                 raise
             await store.end_run("finished" if not sample or was_finished else "interrupted")
+            if sample and config.evaluation and config.evaluation.teachers:
+                progress.note("the teachers' answers to held-out questions (evaluation.teachers) are not in the estimate")
             return await summarise(config, folder, store) | ({"estimate": await estimate(store)} if sample else {})
 
 
@@ -71,22 +76,40 @@ async def _stages(
     config: RunConfig, folder: Folder, store: Store, progress: Progress, draining: Draining, sample: int | None
 ) -> None:
     students = Students(config=config, folder=folder, store=store, progress=progress, draining=draining)
+    accuracies = Accuracies(config=config, folder=folder, store=store, progress=progress, draining=draining)
     search = Search(config=config, folder=folder, store=store, progress=progress, draining=draining, most=sample)
-    stages: tuple[Callable[[], Awaitable[None]], ...] = (
-        lambda: gather(config, store, progress),
-        search.run,
-        students.measure_before,
-        students.train,
-        students.measure_after,
-        lambda: _export(config, folder, store, progress),
-    )
-    for name, stage in list(zip(STAGES, stages, strict=True))[: 2 if sample else None]:
+    stages: dict[Stage, Callable[[], Awaitable[None]]] = {
+        "questions": lambda: _prepare(config, store, progress, students),
+        "search": lambda: _search(search, store, ends=sample is None),
+        "before": accuracies.measure_before,
+        "train": students.train,
+        "after": accuracies.measure_after,
+        "export": lambda: _export(config, folder, store, progress),
+        "teachers": accuracies.measure_teachers,
+    }
+
+    async def do(name: Stage) -> None:
         log.info("stage_started", stage=name)
         async with _timed(store, name):
-            await stage()
+            await stages[name]()
         log.info("stage_ended", stage=name)
+
+    for names in _order(config, dry=sample is not None):
+        async with asyncio.TaskGroup() as group:
+            for name in names[1:]:
+                group.create_task(do(name))
+            await do(names[0])
         if draining():
             raise Interrupted(draining.code)
+
+
+def _order(config: RunConfig, *, dry: bool) -> Sequence[tuple[Stage, ...]]:
+    """The stages in order; those of one tuple at the same time."""
+    if dry:
+        return ("questions",), ("search",)
+    if config.students and config.learn == "at_once":
+        return ("questions",), ("before",), ("search", "train"), ("after",), ("export",), ("teachers",)
+    return tuple((name,) for name in STAGES)
 
 
 @asynccontextmanager
@@ -97,6 +120,21 @@ async def _timed(store: Store, stage: str) -> AsyncIterator[None]:
         yield
     finally:
         await store.add_stage_seconds(stage, time.perf_counter() - started)
+
+
+async def _prepare(config: RunConfig, store: Store, progress: Progress, students: Students) -> None:
+    """All questions, also those to measure with, and all students, so that a mistake is told before anything is spent."""
+    await gather(config, store, progress)
+    if config.evaluation:
+        await gather_held_out(config.evaluation, store, progress)
+    await students.check()
+
+
+async def _search(search: Search, store: Store, *, ends: bool) -> None:
+    """To its end, which students wait for."""
+    await search.run()
+    if ends and not search.draining():
+        await store.end_search()
 
 
 async def _export(config: RunConfig, folder: Folder, store: Store, progress: Progress) -> None:

@@ -35,6 +35,7 @@ from orchestrator.samples import Samples
 from orchestrator.scoring import all_of
 from orchestrator.search import Tree, best, closing, plant
 from orchestrator.sift import Sift, counted, ordered, rationed
+from orchestrator.terms import ledger_of
 from orchestrator.walk import Drained, Walk
 from store.store import Store
 from store.types import Consensus, Outcome, Question, QuestionState, Trajectory, Verdict
@@ -64,14 +65,8 @@ class Solver:
 
         Raises `Drained`, `Withheld` (a spent budget, a replay without a row), and `Broken` when nobody can be asked.
         """
-        return await _Life(solver=self, question=question, ledger=await self._ledger(question)).live()
-
-    async def _ledger(self, question: Question) -> Ledger:
-        failures = await self.store.failures_about(question.id)
-        if self.terms.replay and self.terms.shared:
-            failures += await self.terms.shared.failures(question.id)
-        known = await self.store.calls(question.id)
-        return Ledger(subject=question.id, known=known, terms=self.terms, failures=failures)
+        ledger = await ledger_of(question, self.store, self.terms)
+        return await _Life(solver=self, question=question, ledger=ledger).live()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -203,7 +198,7 @@ class _Life:
                 reason=reason,
                 trajectories=_with_best(self.found, order, verdicts),
                 verdicts=[verdicts[each.id] for each in self.found],
-                routes=routes(list(verdicts.values()), [student.name for student in own.config.students]),
+                routes=routes(list(verdicts.values()), own.config),
                 tree_update=closing(self.tree),
                 rulings=[ruling for each in self.found for ruling in self._sift.rulings.get(each.id, ())],
                 consensus=graph if self.found else None,

@@ -1,33 +1,31 @@
-"""The students' part of a run: measured, taught in a child process, measured again.
+"""The students' part of a run: each is taught in a child process, and so is the router; or all in one.
 
-Invariant: a student learns only from the store, and is measured only through an engine; this process holds no tensors of it.
-Not covered: how it learns (`trainers`).
+Invariant: a student learns only from the store and, with peers, from what they leave in the exchange; this process holds no
+tensors. A student whose loss is no number any more ends alone. Not covered: how it learns (`trainers`), what it then can do
+(`accuracies.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agents.models import resolve
-from agents.roster import open_model
 from configs import schema
-from configs.engines import TransformersEngine
 from configs.load import identity
-from configs.schema import Evaluation, RunConfig
-from orchestrator.answers.checker import open_checker
+from configs.schema import ROUTER, RunConfig
 from orchestrator.daemon import Draining
-from orchestrator.evaluate import measure
 from orchestrator.folder import Folder, write_whole
 from orchestrator.progress import Progress
-from orchestrator.questions.load import load_questions
 from orchestrator.supervisor import run_child
 from store.store import Store
-from store.types import Question, content_id
-from trainers.spec import Spec
+from store.types import content_id
+from trainers.spec import AnySpec, RouterSpec, Shared, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,92 +38,91 @@ class Students:
     progress: Progress
     draining: Draining
 
-    async def measure_before(self) -> None:
-        """Accuracy of every student as it is."""
-        for student in self.config.students:
-            await self._measure(student, "before", None)
+    async def check(self) -> None:
+        """Find every model, and see that it can learn as configured, before anything is spent on data for it.
 
-    async def measure_after(self) -> None:
-        """Accuracy of every student with its adapter; of one that learnt nothing, none."""
-        for student in self.config.students:
-            adapter = self.folder.student(student.name) / "final"
-            if adapter.is_dir():
-                await self._measure(student, "after", adapter)
+        Raises `ChildRefused`, `ModelNotFound`.
+        """
+        specs = [spec for spec in await self._specs() if not _place(spec).exists()]
+        if specs and not self.draining():
+            drafts = [_place(spec).with_suffix(".checked") for spec in specs]
+            for spec, draft in zip(specs, drafts, strict=True):
+                write_whole(draft, spec.model_dump_json(indent=1))
+            await self._child([*map(str, drafts), "--check"], specs[0].directory / "check.log", self._note)
+            for spec, draft in zip(specs, drafts, strict=True):
+                draft.replace(_place(spec))
 
     async def train(self) -> None:
-        """Every student's schedule, each in a child process. Raises `ChildFailed`, `ModelNotFound`."""
-        for student in self.config.students:
-            directory = self.folder.student(student.name)
-            if (directory / "final").is_dir():
-                continue
+        """Every student's schedule, and the router's. Raises `ChildFailed`, `ModelNotFound`."""
+        specs = await self._specs()
+        if all((spec.directory / "final").is_dir() for spec in specs):
+            return
+        for spec in specs:
+            write_whole(_place(spec), spec.model_dump_json(indent=1))
+        together = self.config.placement == "together"
+        async with asyncio.TaskGroup() as group:
+            for some in [specs] if together else [[spec] for spec in specs]:
+                arguments = [str(_place(spec)) for spec in some]
+                group.create_task(self._child(arguments, some[0].directory / "stderr.log", self._tell, _processes(some)))
+        if not self.draining():
+            await asyncio.to_thread(shutil.rmtree, self.folder.exchange, ignore_errors=True)
+
+    async def _child(self, arguments: list[str], errors: Path, told: Any, processes: int = 1) -> None:
+        launched = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
+        await run_child(
+            [*launched, "trainers", *arguments],
+            draining=self.draining,
+            drain_s=self.config.limits.drain_s,
+            told=told,
+            errors=errors,
+        )
+
+    async def _specs(self) -> list[AnySpec]:
+        config, students = self.config, self.config.students
+        shared = Shared(
+            store=self.folder.database,
+            seed=config.seed,
+            config_hash=content_id("students", identity(config)),
+            names=tuple(student.name for student in students),
+            answer_prefix=config.asking.answer_prefix,
+            router=config.router,
+            peers=config.peers,
+            exchange=self.folder.exchange,
+        )
+        specs: list[AnySpec] = []
+        for student in students:
             model = await asyncio.to_thread(resolve, student.model)
-            spec = Spec(
-                store=self.folder.database,
-                student=student,
-                model=model.path,
-                directory=directory,
-                seed=self.config.seed,
-                config_hash=content_id("student", identity(self.config), student.name),
-            )
-            write_whole(directory / "spec.json", spec.model_dump_json(indent=1))
-            await run_child(
-                ["trainers", str(directory / "spec.json")],
-                draining=self.draining,
-                drain_s=self.config.limits.drain_s,
-                told=self._tell,
-                errors=directory / "stderr.log",
-            )
+            directory, threads = self.folder.student(student.name), _threads(config, student)
+            specs.append(Spec(shared=shared, student=student, model=model.path, directory=directory, threads=threads))
+        if config.router is not None:
+            name = config.router.encoder
+            encoder = (await asyncio.to_thread(resolve, name)).path if name else None
+            directory = self.folder.student(ROUTER)
+            specs.append(RouterSpec(shared=shared, student=students[0], encoder=encoder, directory=directory))
+        return specs
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         if message["kind"] == "update":
-            self.progress.stage("train", message["update"], message["updates"])
-        elif message["kind"] in {"nothing", "error"}:
+            name = "train" if len(self.config.students) == 1 else f"train {message['actor']}"
+            self.progress.stage(name, message["update"], message["updates"] or message["update"] + 1)
+        else:
+            self._note(message)
+
+    def _note(self, message: Mapping[str, Any]) -> None:
+        if message["kind"] in {"nothing", "error", "diverged", "note"}:
             self.progress.note(f"student: {message.get('message', 'nothing to learn from')}")
 
-    async def _measure(self, student: schema.Student, when: str, adapter: Path | None) -> None:
-        evaluation = self.config.evaluation
-        if evaluation is None:
-            return
-        name = f"{student.name}@{when}"
-        questions = await self._unseen(await held_out(evaluation))
-        have = {attempt.question for attempt in await self.store.attempts(name)}
-        if have.issuperset(question.id for question in questions):
-            return
-        async with open_model(name, engine_of(self.config, student), adapter) as model, open_checker() as checker:
-            await measure(
-                name,
-                model,
-                questions,
-                config=evaluation,
-                system=student.system,
-                store=self.store,
-                checker=checker,
-                span_f1=self.config.span_f1,
-                seed=self.config.seed,
-                in_flight=self.config.limits.evaluations,
-                draining=self.draining,
-                tell=lambda done, total: self.progress.stage(f"accuracy {when}", done, total),
-            )
 
-    async def _unseen(self, questions: list[Question]) -> list[Question]:
-        """Those of the held-out questions that are not reasoned about in this run, into the store."""
-        await self.store.add_questions(questions, split="held_out")
-        held = {placed.question.id for placed in await self.store.questions("held_out", limit=len(questions))}
-        if seen := len(questions) - len(held):
-            self.progress.note(f"left out {seen} held-out questions: they are among the questions to learn from")
-        return [question for question in questions if question.id in held]
+def _place(spec: AnySpec) -> Path:
+    return spec.directory / "spec.json"
 
 
-async def held_out(evaluation: Evaluation) -> list[Question]:
-    """The held-out questions that can be marked: those with a gold answer. Raises `QuestionsError`."""
-    loaded = await asyncio.to_thread(load_questions, evaluation.questions, Path.cwd())
-    return [question for question in loaded.questions if question.answer is not None]
+def _processes(specs: Sequence[AnySpec]) -> int:
+    return max(spec.student.processes if isinstance(spec, Spec) else 1 for spec in specs)
 
 
-def engine_of(config: RunConfig, student: schema.Student) -> TransformersEngine:
-    """The engine that runs a student: as configured, or like the first transformers engine, or by default."""
-    own = config.evaluation.engine if config.evaluation else None
-    like = own or next((engine for engine in config.engines.values() if isinstance(engine, TransformersEngine)), None)
-    return (
-        like.model_copy(update={"model": student.model}) if like else TransformersEngine(kind="transformers", model=student.model)
-    )
+def _threads(config: RunConfig, student: schema.Student) -> int | None:
+    """Students that compute on the CPU at the same time share its cores."""
+    if config.placement == "together" or len(config.students) == 1 or student.device not in ("cpu", "auto"):
+        return None
+    return max(1, (os.cpu_count() or 1) // len(config.students))

@@ -5,19 +5,22 @@ Invariant: every figure is read from the store or from the folder, so that a res
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from configs.schema import RunConfig
 from orchestrator.agreement import agreements
-from orchestrator.evaluate import Accuracy, accuracy
+from orchestrator.comparison import measured, row_of, rows
+from orchestrator.comparison import table as accuracies
 from orchestrator.folder import Folder
 from store.store import Store
 
-STAGES = ("questions", "search", "before", "train", "after", "export")
+Stage = Literal["questions", "search", "before", "train", "after", "export", "teachers"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 """The stages of a run, in order."""
 
 
@@ -27,8 +30,7 @@ async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str
     seconds = await store.stage_seconds()
     record = await store.run()
     generated = counts.get("tokens.completion", 0)
-    searching = seconds.get("search", 0.0)
-    student = config.students[0].name if config.students else None
+    asking = seconds.get("search", 0.0) + seconds.get("teachers", 0.0)
     states = {state: counts.get(f"questions.{state}", 0) for state in ("pending", "leased", "solved", "unsolved")}
     return {
         "name": config.name,
@@ -54,16 +56,32 @@ async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str
         "tokens": generated,
         "tokens_prompt": counts.get("tokens.prompt", 0),
         "tokens_cached": counts.get("tokens.cached", 0),
-        "tokens_per_second": generated / searching if searching else None,
+        "tokens_per_second": generated / asking if asking else None,
         "seconds": sum(seconds.values()),
         "seconds_by_stage": {stage: seconds[stage] for stage in STAGES if seconds.get(stage, 0.0) >= 0.05},
-        **{
-            f"accuracy_{when}": await _accuracies(store, f"{student}@{when}") if student else None for when in ("before", "after")
-        },
+        "accuracy": await _accuracy(config, store),
         "run_dir": str(folder.root),
         "database": str(folder.database),
         "export": str(folder.messages) if folder.messages.exists() else None,
-        "adapter": str(adapter) if student and (adapter := folder.student(student) / "final").is_dir() else None,
+        "students": {student.name: await _student(folder, store, student.name) for student in config.students},
+    }
+
+
+async def _accuracy(config: RunConfig, store: Store) -> list[dict[str, Any]]:
+    """What was measured, a row for each model, set and kind of answer; the bootstrap takes too long for the loop."""
+    found = [await measured(config, store)] if config.evaluation else []
+    return [asdict(row) for row in await asyncio.to_thread(rows, config, found)] if found else []
+
+
+async def _student(folder: Folder, store: Store, name: str) -> dict[str, Any]:
+    """Where its weights are, how far it is, what it could not learn, and why it stopped early, if it did."""
+    final = folder.student(name) / "final"
+    last = (await store.last_updates()).get(name, 0)
+    failures = await store.failures_about(name)
+    return {
+        "final": str(final) if final.is_dir() else None,
+        "updates": last,
+        "stopped": next((each.message for each in failures if each.kind == "Diverged"), None),
     }
 
 
@@ -90,20 +108,14 @@ def _spent(counts: dict[str, int]) -> dict[str, dict[str, float]]:
     }
 
 
-async def _accuracies(store: Store, model: str) -> dict[str, Any] | None:
-    attempts = await store.attempts(model)
-    if not attempts:
-        return None
-    both = {"greedy": accuracy(attempts, sampled=False), "sampled": accuracy(attempts, sampled=True)}
-    return {key: asdict(value) if value else None for key, value in both.items()}
-
-
 def show(summary: dict[str, Any], console: Console) -> None:
-    """Print the table."""
+    """Print the table, and below it that of the accuracies."""
     table = Table(title=f"{summary['name']}: {summary['state']}", show_header=False, title_justify="left")
     for name, value in _rows(summary):
         table.add_row(name, value)
     console.print(table)
+    if summary["accuracy"]:
+        console.print(accuracies([row_of(each) for each in summary["accuracy"]]))
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -113,7 +125,6 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     mean = f", mean score {summary['mean_score']:.3f}" if summary["mean_score"] is not None else ""
     rate = f" ({summary['tokens_per_second']:.0f}/s)" if summary["tokens_per_second"] else ""
     cached = f"{summary['tokens_cached']} of {summary['tokens_prompt']} prompt tokens from cache"
-    measured = [(when, summary[f"accuracy_{when}"]) for when in ("before", "after") if summary[f"accuracy_{when}"]]
     return [
         ("questions", _counted(summary["questions"], summary["questions_by_state"])),
         *([("unsolved", _reasons(summary["unsolved_by_reason"]))] if summary["unsolved_by_reason"] else []),
@@ -126,11 +137,8 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         *([("US dollars", _money(summary["spent"]))] if any(row["usd"] for row in summary["spent"].values()) else []),
         ("failures", _counted(summary["failures"], summary["failures_by_kind"])),
         ("seconds", ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in summary["seconds_by_stage"].items())),
-        *(
-            (f"accuracy {when}", "; ".join(_accuracy(kind, value) for kind, value in both.items() if value))
-            for when, both in measured
-        ),
-        *((place, summary[place]) for place in ("adapter", "export", "database") if summary[place]),
+        *((f"student {name}", _student_told(row)) for name, row in summary["students"].items() if row["updates"] or row["final"]),
+        *((place, summary[place]) for place in ("export", "database") if summary[place]),
     ]
 
 
@@ -165,7 +173,5 @@ def _counted(total: int, counts: dict[str, int]) -> str:
     return f"{total}: {parts}" if parts else str(total)
 
 
-def _accuracy(kind: str, value: dict[str, Any]) -> str:
-    shown = Accuracy(**value)
-    times = f" (n={shown.samples})" if kind == "sampled" else ""
-    return f"{kind}{times} {shown.mean:.1%} [{shown.low:.1%}, {shown.high:.1%}] of {shown.items}"
+def _student_told(row: dict[str, Any]) -> str:
+    return row["final"] or (f"stopped: {row['stopped']}" if row["stopped"] else f"at update {row['updates']}")

@@ -24,6 +24,9 @@ log = structlog.get_logger()
 WRONG_INPUT = 2
 """The exit code of a child that refuses what it was given."""
 
+DIVERGED = 4
+"""The exit code of a student whose loss is no number any more: it would be none again."""
+
 _RESTARTS = 2
 _FIRST_WAIT_S = 1.0
 _LAST_LINES = 15
@@ -47,7 +50,7 @@ async def run_child(
     restarts = 0
     while True:
         code, last = await _once(arguments, draining, drain_s, told, errors)
-        if code == 0 or draining():
+        if code in {0, DIVERGED} or draining():
             return
         log.warning("child_died", arguments=arguments, code=code, restarts=restarts, last=last)
         if code == WRONG_INPUT:

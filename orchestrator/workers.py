@@ -13,15 +13,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from agents import prompts
-from agents.budget import Budget
 from agents.embedder import open_embedder
 from agents.errors import BudgetSpent, Withheld
-from agents.ledger import Terms
 from agents.roster import Roster, open_roster
-from agents.shared_ledger import open_shared_ledger
 from configs.load import identity
 from configs.schema import RunConfig
 from orchestrator.answers.checker import open_checker
@@ -30,6 +27,7 @@ from orchestrator.folder import Folder, write_whole
 from orchestrator.progress import Progress
 from orchestrator.quota import Quota
 from orchestrator.solve import Drained, Solver
+from orchestrator.terms import open_terms
 from store.store import Store
 from store.types import content_id
 
@@ -67,7 +65,7 @@ class Search:
             return
         async with (
             self._roster() as roster,
-            self._terms(counts) as terms,
+            open_terms(self.config, self.store) as terms,
             open_checker() as checker,
             open_embedder(self.config.consensus) as embedder,
         ):
@@ -141,22 +139,3 @@ class Search:
                 path = self.folder.prompts / f"{teacher.name}.txt"
                 await asyncio.to_thread(write_whole, path, shown)
                 self.progress.note(f"teacher {teacher.name} is asked {path} first, which ends in {shown[-_SHOWN:]!r}")
-
-    @asynccontextmanager
-    async def _terms(self, counts: dict[str, int]) -> AsyncIterator[Terms]:
-        config = self.config
-        budget = Budget(config.budget, {teacher.name: teacher.budget for teacher in config.teachers}, counts)
-        terms = Terms(
-            keep=self.store,
-            budget=budget,
-            replay=config.replay,
-            patience_s=config.limits.patience_s,
-            grace_s=config.limits.grace_s,
-        )
-        if config.ledger is None:
-            yield terms
-            return
-        run = await self.store.run()
-        owner = content_id("owner", run and (run.id, run.started_at))  # a run with the same configuration is another one
-        async with open_shared_ledger(config.ledger.absolute(), owner=owner, replay=config.replay) as shared:
-            yield replace(terms, shared=shared)

@@ -22,6 +22,7 @@ from sqlmodel import SQLModel
 
 from store import rows, tables
 from store.database import connect, execute, store_error, transaction
+from store.splits import FIRST_AND_AFTER, Split
 from store.tables import table
 from store.types import (
     Attempt,
@@ -36,7 +37,7 @@ from store.types import (
     Trajectory,
     Verdict,
 )
-from store.writes import SCORE_UNIT, RunState, Split
+from store.writes import SCORE_UNIT, RunState
 
 T = TypeVar("T")
 Read = Callable[[sqlite3.Cursor], T]
@@ -118,6 +119,11 @@ _QUESTIONS = (
     .order_by(_question.c.position)
     .limit(_LIMIT)
 )
+_HELD_OUT = (
+    select(_question.c.id, _question.c.split)
+    .where(_question.c.split >= FIRST_AND_AFTER[0], _question.c.split < FIRST_AND_AFTER[1])
+    .order_by(_question.c.split, _question.c.position)
+)
 _QUESTION = select(_question).where(_question.c.id == bindparam("id"))
 _TREE = select(_node).where(_node.c.question == bindparam("question")).order_by(_node.c.depth, _node.c.rank, _node.c.id)
 _CALL = select(_call).where(_call.c.id == bindparam("key"))
@@ -165,6 +171,11 @@ def _placed(row: sqlite3.Row) -> Placed:
 def questions(cursor: sqlite3.Cursor, split: Split, after: int, limit: int) -> list[Placed]:
     """The questions of a split whose position is above `after`, in order."""
     return [_placed(row) for row in _all(cursor, _QUESTIONS, split=split, after=after, limit=limit)]
+
+
+def held_out(cursor: sqlite3.Cursor) -> dict[str, Split]:
+    """The split of every held-out question, by its id; by split and position."""
+    return {row["id"]: row["split"] for row in _all(cursor, _HELD_OUT)}
 
 
 def question(cursor: sqlite3.Cursor, question_id: str) -> Placed | None:

@@ -19,6 +19,7 @@ from store import database, learning, reads, rows, writes
 from store.database import BUSY_S, Mode, StoreError, StoreFull, connect, prepare
 from store.judged import Judged, judged
 from store.reads import Placed, Read, Readers, RunRecord
+from store.splits import Split
 from store.types import (
     Advance,
     Attempt,
@@ -40,7 +41,7 @@ from store.types import (
     Verdict,
 )
 from store.writer import Clock, Op, Writer
-from store.writes import RunState, Split
+from store.writes import RunState
 
 __all__ = [
     "Judged",
@@ -132,6 +133,10 @@ class Store:
     async def questions(self, split: Split, after: int = -1, limit: int = 1000) -> list[Placed]:
         """The questions of a split whose position is above `after`, in order."""
         return await self._read(lambda cursor: reads.questions(cursor, split, after, limit))
+
+    async def held_out(self) -> dict[str, Split]:
+        """The split of every held-out question, by its id: in the order of each split."""
+        return await self._read(reads.held_out)
 
     async def question(self, question_id: str) -> tuple[Question, QuestionState, str] | None:
         """One question, where it stands, and why."""

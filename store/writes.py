@@ -18,11 +18,11 @@ from sqlmodel import SQLModel
 from store import learning, tables
 from store.database import StoreError
 from store.rows import Columns
+from store.splits import TRAIN, Split
 from store.tables import table
 from store.types import NodeState, Outcome, QuestionState
 from store.writer import Transaction
 
-Split = Literal["train", "held_out"]
 RunState = Literal["running", "finished", "interrupted"]
 
 SCORE_UNIT = 10**9
@@ -61,7 +61,7 @@ _SET_RUN = update(_run).values(state=bindparam("to"), finished_at=bindparam("at"
 
 _LAST_POSITION = select(func.max(_question.c.position)).where(_question.c.split == bindparam("in_split"))
 _QUESTION_STATE = select(_question.c.state).where(_question.c.id == bindparam("key"))
-_TRAIN = _question.c.split == "train"
+_TRAIN = _question.c.split == TRAIN
 _IS_LEASED = and_(_TRAIN, _question.c.state == QuestionState.LEASED.value)
 _OWNED = or_(bindparam("owner") == None, _question.c.lease_owner == bindparam("owner"))  # noqa: E711 - SQL
 _PENDING = (
@@ -135,7 +135,7 @@ def add_questions(tx: Transaction, rows: Sequence[Columns], split: Split) -> int
             position += 1
             tx.event("question", row["id"])
     if position > first:
-        tx.count("questions.pending" if split == "train" else "held_out.questions", position - first)
+        tx.count("questions.pending" if split == TRAIN else f"{split}.questions", position - first)
     return position - first
 
 

@@ -27,8 +27,6 @@ class Shared(Part):
     """All students of the run, in its order."""
     answer_prefix: str = "The final answer is "
     """What leads to the right answer in a common conclusion."""
-    at_once: bool = False
-    """Begin while teachers still write."""
     router: Router | None = None
     """The router, if there is one."""
     peers: Peers | None = None

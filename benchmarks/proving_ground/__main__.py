@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from orchestrator.evaluate import interval
+from orchestrator.intervals import interval
 
 from .build import CACHE, Ground, Plan, build
 from .cache import facts

@@ -180,7 +180,7 @@ def recounted(dump: Dump) -> Counter[str]:
     """The counts, from the rows alone."""
     train = [row for row in dump["question"] if row["split"] == "train"]
     counts = Counter(f"questions.{row['state']}" for row in train)
-    counts["held_out.questions"] = len(dump["question"]) - len(train)
+    counts.update(f"{row['split']}.questions" for row in dump["question"] if row["split"] != "train")
     counts.update(f"nodes.{row['state']}" for row in dump["node"])
     counts.update(f"trajectories.{row['outcome']}" for row in dump["verdict"])
     counts.update(f"unsolved.{row['reason'].partition(':')[0]}" for row in train if row["state"] == "unsolved")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,36 @@ def test_the_summary_is_the_last_line_and_status_tells_the_same_of_a_finished_ru
     assert kept(home / RUN) == before  # looking changes nothing
     assert "walk: finished" in table
     assert f"{done.summary['accepted']}, mean score" in table
+
+
+def test_teachers_are_measured_by_set_and_several_seeds_are_one_table(tmp_path: Path) -> None:
+    held_out = {"kind": "word_problems", "count": 12, "seed": 3, "split": "held_out"}
+    engines = {"good": {"kind": "scripted", "skill": 0.95}, "weak": {"kind": "scripted", "skill": 0.1, "seed": 7}}
+    teachers = [{"name": "ann", "engine": "good"}, {"name": "bob", "engine": "weak"}]
+    evaluation = {"questions": held_out, "others": {"long": {**held_out, "operations": [3]}}, "teachers": True}
+    name = config(
+        tmp_path, count=4, engines=engines, teachers=teachers, prover={"engine": "good"}, evaluation={**evaluation, "samples": 2}
+    )
+    done = fine("run", name, "--json", cwd=tmp_path)
+    run = kept(tmp_path / RUN)
+    run.balances()
+    assert Counter(row["purpose"] for row in run.dump["call"])["evaluate"] == 2 * 2 * (run.counts["held_out.questions"] + 12)
+    rows = {(row["model"], row["set"], row["answers"]): row for row in done.summary["accuracy"]}
+    assert {(model, held) for model, held, _ in rows} == {(one, held) for one in ("ann", "bob") for held in ("held_out", "long")}
+    assert all(row["role"] == "teacher" and row["after"] is None for row in rows.values())
+    assert "teacher ann, best" in done.out
+    assert status(tmp_path)["accuracy"] == done.summary["accuracy"]
+    again = fine("run", name, "--json", cwd=tmp_path)
+    assert kept(tmp_path / RUN).dump["call"] == run.dump["call"]
+    assert again.summary["accuracy"] == done.summary["accuracy"]
+
+    fine("run", name, "--set", "seed=2", "--set", "name=second", cwd=tmp_path)
+    both = fine("evaluate", str(RUN), "runs/second", "--json", cwd=tmp_path)
+    assert "runs" in both.out
+    for row in both.summary["accuracy"]:
+        assert row["before"]["runs"] == 2
+        assert row["before"]["items"] == rows[row["model"], row["set"], row["answers"]]["before"]["items"]
+    assert fine("evaluate", str(RUN), "--json", cwd=tmp_path).summary["accuracy"] == done.summary["accuracy"]
 
 
 def test_an_export_holds_the_accepted_trajectories_and_best_only_one_for_each_question(home: Path) -> None:

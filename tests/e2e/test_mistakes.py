@@ -51,6 +51,10 @@ def test_a_wrong_file(tmp_path: Path, text: str, words: tuple[str, ...]) -> None
         (("run", "quickstrat"), ("quickstrat", "neither a file nor a recipe", "quickstart, scripted")),
         (("status", "runs/none"), ("runs/none", "no run there")),
         (("evaluate", "scripted"), ("evaluation", "students")),
+        (("evaluate", "quickstart", "--student", "amy"), ("--student amy", "students: student")),
+        (("evaluate", "quickstart", "--adapter", "none"), ("--adapter none", "adapter_config.json")),
+        (("evaluate", "runs/a", "runs/b"), ("runs/a", "no run there")),
+        (("evaluate", "quickstart", "runs/b"), ("quickstart", "no run there")),
     ],
 )
 def test_something_that_is_not_there(tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -121,6 +125,33 @@ def test_a_folder_that_a_living_run_uses_is_refused_and_the_living_run_is_left_a
         call("run", name, cwd=tmp_path).complains(2, "runs/walk", "in use", f"pid {first.pid}")
         assert ended(first).summary["state"] == "finished"
     kept(tmp_path / "runs/walk").balances()
+
+
+HELD_OUT = {"kind": "word_problems", "count": 5, "split": "held_out"}
+
+
+def test_runs_that_cannot_be_put_together(tmp_path: Path) -> None:
+    fine("run", config(tmp_path, count=1), cwd=tmp_path)
+    call("evaluate", "runs/walk", cwd=tmp_path).complains(2, "runs/walk: measured nothing", "`evaluation`")
+    for name, samples in (("one", 1), ("other", 2)):
+        keys = {"name": name, "evaluation": {"questions": HELD_OUT, "teachers": True, "samples": samples}}
+        fine("run", config(tmp_path, count=1, **keys), cwd=tmp_path)
+    call("evaluate", "runs/one", "runs/other", cwd=tmp_path).complains(
+        2, "runs/other: its evaluation.samples is 2, and that of runs/one is 1; it must be the same"
+    )
+    call("evaluate", "runs/one", "runs/../runs/one", cwd=tmp_path).complains(2, "the same run is given twice")
+    call("evaluate", "runs/one", "--model", "x", cwd=tmp_path).complains(2, "--model", "configuration")
+    call("evaluate", "runs", cwd=tmp_path).complains(2, "runs: no run there")
+    only = config(tmp_path, count=1, name="asleep", evaluation={"questions": HELD_OUT, "samples": 1})
+    fine("run", only, cwd=tmp_path)
+    call("evaluate", "runs/one", "runs/asleep", cwd=tmp_path).complains(2, "runs/asleep: measured nothing yet")
+
+
+def test_a_held_out_file_that_is_not_there_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    others = {"far": {"kind": "file", "path": "far.jsonl"}}
+    name = config(tmp_path, evaluation={"questions": HELD_OUT, "others": others})
+    call("run", name, cwd=tmp_path).complains(2, "far.jsonl", "no such file")
+    assert not kept(tmp_path / "runs/walk").dump["call"]
 
 
 def test_a_sample_without_a_dry_run(tmp_path: Path) -> None:

@@ -72,12 +72,16 @@ def test_killed_in_search_and_in_training_the_same_command_brings_it_to_its_end(
     summary = done.summary
     assert summary["state"] == "finished"
     assert summary["questions"] == 5
-    assert summary["accuracy_before"]["greedy"]["items"] == summary["accuracy_after"]["greedy"]["items"] == 3
-    assert (Path(summary["adapter"]) / "adapter_config.json").is_file()
+    assert [(row["set"], row["answers"]) for row in summary["accuracy"]] == [("held_out", "greedy"), ("held_out", "sampled")]
+    assert all(row[key]["items"] == 3 for row in summary["accuracy"] for key in ("before", "after", "difference"))
+    assert (Path(summary["students"]["student"]["final"]) / "adapter_config.json").is_file()
     exported = [json.loads(line) for line in Path(summary["export"]).read_text(encoding="utf-8").splitlines()]
     assert len(exported) == summary["accepted"] > 0
     assert all(row["messages"][-1]["content"].startswith("<think>\n### Step 1.") for row in exported)
     assert len({row["update"] for row in run.dump["metrics"]}) == len(run.dump["metrics"])
+
+    together = fine("evaluate", str(RUN), "--json", cwd=tmp_path).summary
+    assert together["accuracy"] == summary["accuracy"]
 
     again = fine(*arguments(), cwd=tmp_path, limit_s=LIMIT_S)
     same_story(kept(tmp_path / RUN), run)

@@ -51,7 +51,9 @@ async def settled(store: Store, key: int, outcome: Outcome, state: QuestionState
 def recounted(dump: dict[str, list[dict[str, Any]]]) -> Counter[str]:
     """The counts, from the rows alone."""
     counts: Counter[str] = Counter()
-    counts.update(f"questions.{row['state']}" if row["split"] == "train" else "held_out.questions" for row in dump["question"])
+    splits = [row["split"] for row in dump["question"]]
+    counts.update(f"{split}.questions" for split in splits if split != "train")
+    counts.update(f"questions.{row['state']}" for row in dump["question"] if row["split"] == "train")
     unsolved = [row for row in dump["question"] if row["state"] == "unsolved"]
     counts.update(f"unsolved.{row['reason'].partition(':')[0]}" for row in unsolved)
     counts.update(f"nodes.{row['state']}" for row in dump["node"])
@@ -84,6 +86,7 @@ def test_counts_are_what_the_rows_say_and_events_tell_of_changes_only(
     async def work(store: Store) -> None:
         await store.add_questions([question(key) for key in range(4)], split="train")
         await store.add_questions([question("h")], split="held_out")
+        await store.add_questions([question("h"), question("f")], split="held_out:far")
         for step, twice in steps:
             before = await store.dump()
             await step(store)

@@ -111,6 +111,53 @@ def test_how_many_replicas_answer_is_harmless(tmp_path: Path) -> None:
     assert load(written(tmp_path, dump(load("servers", two)))) == load("servers", two)
 
 
+STUDENTS = """\
+students:
+  - {name: amy, model: tiny}
+  - {name: joe, model: tiny}
+evaluation:
+  questions: {kind: word_problems, count: 4, split: held_out}
+  others:
+    far: {kind: word_problems, count: 4, split: held_out}
+"""
+
+
+def test_students_may_be_several_and_held_out_questions_in_several_sets(tmp_path: Path) -> None:
+    config = load(written(tmp_path, SMALL + STUDENTS))
+    assert [student.name for student in config.students] == ["amy", "joe"]
+    assert config.evaluation
+    assert list(config.evaluation.others) == ["far"]
+    assert load(written(tmp_path, dump(config))) == config
+    assert differences(config, load(written(tmp_path, SMALL + STUDENTS), ["evaluation.teachers=true"])) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "expected"),
+    [
+        (("name: joe", "name: amy"), 11, "students[1].name: 'amy' is somebody else's name; names must differ"),
+        (("name: joe", "name: ann"), 11, "students[1].name: 'ann' is somebody else's name"),
+        (("name: joe", "name: prover"), 11, "students[1].name: 'prover' is somebody else's name"),
+        (("name: amy", "name: strict"), 10, "students[0].name: 'strict' is somebody else's name"),
+        (("name: joe", "name: joe@after"), 11, "students[1].name: string should match pattern"),
+        (("far:", "held_out:"), 15, "evaluation.others.held_out: so the set of evaluation.questions is called; choose another"),
+        (("far:", "a b:"), 15, "string should match pattern"),
+        (
+            ("far: {", "far: {splt: train, "),
+            15,
+            "evaluation.others.far.splt: unknown key; did you mean 'split'? accepted: count,",
+        ),
+        (("far: {kind: word_problems", "far: {kind: words"), 15, "evaluation.others.far"),
+    ],
+)
+def test_a_mistake_about_students_and_sets_is_one_line(tmp_path: Path, change: tuple[str, str], line: int, expected: str) -> None:
+    judged = "judges: [{name: strict, engine: one}]\n"
+    source = written(tmp_path, SMALL + STUDENTS.replace(*change) + judged)
+    told = mistake(source)
+    assert "\n" not in told
+    assert told.startswith(f"{source}:{line}: ")
+    assert expected in told
+
+
 def test_every_key_has_a_docstring() -> None:
     def described(schema: dict) -> bool:
         return all("description" in prop for prop in schema.get("properties", {}).values())
