@@ -92,7 +92,9 @@ def evaluate(config: RunConfig, *, student: str | None, model: str | None, adapt
     if student and student not in names:
         raise ConfigError(f"--student {student}: no student is called so; students: {', '.join(names)}")
     if adapter and not (Path(adapter) / "adapter_config.json").is_file():
-        raise ConfigError(f"--adapter {adapter}: no LoRA adapter there (a folder with adapter_config.json)")
+        raise ConfigError(
+            f"--adapter {adapter}: no LoRA adapter there (a folder with adapter_config.json); --model takes whole models"
+        )
     chosen = config.students[names.index(student) if student else 0]
     chosen = chosen.model_copy(update={"model": model} if model else {})
     found = asyncio.run(_measured(config, chosen, Path(adapter).absolute() if adapter else None))
@@ -138,6 +140,8 @@ def compare(run_dirs: Sequence[str], *, as_json: bool) -> int:
     check_comparable(runs)
     config = next(iter(runs.values()))[0]
     found = rows(config, [each for _, each in runs.values()])
+    if not found:
+        raise ConfigError("evaluate: these runs have no held-out question in common: their sources have changed between them")
     Console(width=120).print(table(found))
     if as_json:
         sys.stdout.write(json.dumps({"runs": list(run_dirs), "accuracy": [asdict(row) for row in found]}) + "\n")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from configs.load import ConfigError
+from configs.load import differences as differences_of
 from configs.schema import HELD_OUT, RunConfig
 from orchestrator.accuracies import after, before, of_teacher
 from orchestrator.intervals import Estimate, Means, differences, estimate, means
@@ -120,21 +121,16 @@ def check_comparable(runs: Mapping[str, tuple[RunConfig, Measured]]) -> None:
             raise ConfigError(f"{name}: measured nothing yet: there is no answer to a held-out question")
     (first, (config, found)), *others = runs.items()
     for name, (other, has) in others:
-        for what, value in _settings(config).items():
-            if value != (its := _settings(other)[what]):
-                raise ConfigError(f"{name}: its {what} is {its}, and that of {first} is {value}; it must be the same")
+        names, its = (", ".join(student.name for student in each.students) for each in (config, other))
+        if names != its:
+            raise ConfigError(f"{name}: its students are called {its}, and those of {first} {names}; they must be the same")
+        keys = [key for key in differences_of(config, other) if key.startswith("evaluation.")]
+        if changed := "; ".join(key for key in keys if not key.startswith("evaluation.engine")):
+            raise ConfigError(f"{name}: measures something else than {first} does: {changed}")
         for model in _kept_under(config):
             if bool(found.attempts[model]) != bool(has.attempts[model]):
                 lacks, there = (name, first) if found.attempts[model] else (first, name)
                 raise ConfigError(f"{lacks}: has no answers of {model}, and {there} has; let it come to its end, or leave it out")
-
-
-def _settings(config: RunConfig) -> dict[str, object]:
-    """What must be equal for two accuracies to be of the same thing."""
-    assert config.evaluation
-    told = config.evaluation.model_dump(mode="json", exclude={"teachers", "engine"})
-    names = ", ".join(student.name for student in config.students)
-    return {"list of students": names, **{f"evaluation.{key}": value for key, value in told.items()}}
 
 
 def table(found: Sequence[Row]) -> Table:

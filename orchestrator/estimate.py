@@ -2,7 +2,8 @@
 
 The dry run is the beginning of the run: what it paid for is kept, and the run goes on from there.
 Invariant: what was measured is told as measured, with the cheapest and the dearest question as bounds; students and evaluation
-are not in it (students run on this machine; that teachers are to be measured, the run says). Not covered: solving the sample (`workers.py`).
+are not in it (students run on this machine; that teachers are to be measured, the run says).
+Not covered: solving the sample (`workers.py`).
 """
 
 from __future__ import annotations

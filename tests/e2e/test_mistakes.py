@@ -137,7 +137,7 @@ def test_runs_that_cannot_be_put_together(tmp_path: Path) -> None:
         keys = {"name": name, "evaluation": {"questions": HELD_OUT, "teachers": True, "samples": samples}}
         fine("run", config(tmp_path, count=1, **keys), cwd=tmp_path)
     call("evaluate", "runs/one", "runs/other", cwd=tmp_path).complains(
-        2, "runs/other: its evaluation.samples is 2, and that of runs/one is 1; it must be the same"
+        2, "runs/other: measures something else than runs/one does: evaluation.samples: 1 -> 2"
     )
     call("evaluate", "runs/one", "runs/../runs/one", cwd=tmp_path).complains(2, "the same run is given twice")
     call("evaluate", "runs/one", "--model", "x", cwd=tmp_path).complains(2, "--model", "configuration")

@@ -188,6 +188,32 @@ def test_students_are_measured_from_an_adapter_or_a_whole_model(tmp_path: Path) 
     assert greedy["whole"].difference.mean == 0
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_any_model_is_measured_as_any_student_and_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = make_model(tmp_path / "base")
+    make_adapter(base, tmp_path / "adapter")
+    students = [{"name": name, "model": model} for name, model in (("amy", "nowhere/to-be-found"), ("joe", str(base)))]
+    more = {"more": {**HELD, "count": 2, "operations": [2]}}
+    config = configured(students=students, evaluation={"questions": {**HELD, "count": 2}, "others": more, "max_tokens": 4})
+
+    def told(**given: str | None) -> dict[str, Any]:
+        chosen: dict[str, Any] = {"student": None, "model": None, "adapter": None, **given}
+        assert commands.evaluate(config, **chosen, as_json=True) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    joe = told(student="joe")
+    assert (joe["student"], joe["model"], joe["adapter"]) == ("joe", str(base), None)
+    assert [(row["set"], row["answers"], row["accuracy"]["items"]) for row in joe["accuracy"]] == [
+        (held, kind, 2) for held in ("held_out", "more") for kind in ("greedy", "sampled")
+    ]
+    amy = told(model=str(base), adapter=str(tmp_path / "adapter"))
+    assert (amy["student"], amy["model"]) == ("amy", str(base))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
+
+
 def make_adapter(base: Path, folder: Path) -> None:
     """An adapter that changes what the model says."""
     import torch
