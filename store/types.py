@@ -38,11 +38,8 @@ class QuestionState(StrEnum):
 
 
 class NodeState(StrEnum):
-    """Where a node stands in its tree.
-
-    OPEN is in the beam and not yet expanded, KEPT was in the beam and has been expanded, PRUNED fell out, LATE came
-    after its step was pruned, FINISHED is a closed hypothesis that still competes (CoRD, Eq. 4).
-    """
+    """Where a node stands in its tree. OPEN is in the beam and not yet expanded, KEPT was in the beam and has been expanded,
+    PRUNED fell out, LATE came after its step was pruned, FINISHED is a closed hypothesis that still competes (CoRD, Eq. 4)."""
 
     OPEN = "open"
     KEPT = "kept"
@@ -52,11 +49,8 @@ class NodeState(StrEnum):
 
 
 class Outcome(StrEnum):
-    """The verdicts a trajectory can get; exactly one each.
-
-    WRONG_ANSWER failed the answer check, UNSOUND the judges, MISLEADING is right by luck, DUPLICATE says what an accepted one
-    says, SURPLUS is more than was asked for; UNDECIDED: nobody can tell.
-    """
+    """The verdicts a trajectory can get; exactly one each. WRONG_ANSWER failed the answer check, UNSOUND the judges, MISLEADING
+    is right by luck, DUPLICATE says what an accepted one says, SURPLUS is more than was asked for; UNDECIDED: nobody can tell."""
 
     ACCEPTED = "accepted"
     WRONG_ANSWER = "wrong_answer"
@@ -101,11 +95,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One reasoning step as its teacher wrote it.
-
-    `index` counts from 1; `text` is the whole step including its header; `title` is the header's words.
-    `finish`: "step" stopped before the next header, "closed" ended its reasoning, "capped" ran into a token cap.
-    """
+    """One reasoning step as its teacher wrote it. `index` counts from 1; `text` is the whole step including its header; `title`
+    is the header's words. `finish`: "step" stopped before the next header, "closed" ended its reasoning, "capped" ran into a
+    token cap."""
 
     index: int
     title: str
@@ -116,11 +108,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A proposed next step of the beam `parent` (None at the root); `authors` are all teachers that proposed this text.
-
-    `usage` and `cost`, in US dollars (None where no price is known), are what the first of them took. `style` is how a whole
-    reasoning was asked for, None for a step.
-    """
+    """A proposed next step of the beam `parent` (None at the root); `authors` are all teachers that proposed this text. `usage`
+    and `cost`, in US dollars (None where no price is known), are what the first of them took. `style` is how a whole reasoning
+    was asked for, None for a step."""
 
     parent: str | None
     step: Step
@@ -161,11 +151,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advance:
-    """The one message that changes a tree.
-
-    `kept` and `finished` are the new beam, `pruned` fell out (earlier finished hypotheses among them),
-    `late` came after the prune, `expanded` are the ids of the beams that this advance grew from.
-    """
+    """The one message that changes a tree. `kept` and `finished` are the new beam, `pruned` fell out (earlier finished hypotheses
+    among them), `late` came after the prune, `expanded` are the ids of the beams that this advance grew from."""
 
     question: str
     expanded: tuple[str, ...] = ()
@@ -178,10 +165,8 @@ class Advance:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
     """One whole reasoning: `text` is the steps, `conclusion` what follows `</think>`, `answer` what was extracted from it.
-
     `where` says in which form the answer stood there; `style` how a sampled one was asked for; `target` what `score` is about.
-    `best` marks tau*, the finished beam with the highest score of its question. `cost` is in US dollars, None where unknown.
-    """
+    `best` marks tau*, the finished beam with the highest score of its question. `cost` is in US dollars, None where unknown."""
 
     id: str
     question: str
@@ -215,11 +200,9 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """The trajectories of a question that give the same answer, by id; `answer` is its most frequent form.
-
-    `support` is their share of all trajectories of the question, `teachers` of all its distinct teachers; `strength` what the
-    leading one is chosen by.
-    """
+    """The trajectories of a question that give the same answer, by id; `answer` is its most frequent form. `support` is their
+    share of all trajectories of the question, `teachers` of all its distinct teachers; `strength` what the leading one is chosen
+    by."""
 
     answer: str
     trajectories: tuple[str, ...]
@@ -243,11 +226,8 @@ class Standing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consensus:
     """The graph of a question's trajectories (methods part 4): `clusters`, the leading one first; `standings` by trajectory;
-    `edges` as (trajectory, trajectory, similarity above 0), each once.
-
-    `target` is the answer that stands in for a gold one, with the `target_support` that made it so; None where there is gold,
-    or too little support.
-    """
+    `edges` as (trajectory, trajectory, similarity above 0), each once. `target` is the answer that stands in for a gold one, with
+    the `target_support` that made it so; None where there is gold, or too little support."""
 
     question: str
     embedder: str
@@ -282,10 +262,8 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One finished request to an engine. `id` is the content key of the request: an equal request is never made twice.
-
-    `agent` is who asked; `cost` in US dollars, None where no price is known; `reused`: an earlier run paid for it.
-    """
+    """One finished request to an engine. `id` is the content key of the request: an equal request is never made twice. `agent` is
+    who asked; `cost` in US dollars, None where no price is known; `reused`: an earlier run paid for it."""
 
     id: str
     subject: str
@@ -302,10 +280,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One item's failure, as data: where, which kind, the message, after how many tries, about which subject.
-
-    `kind` is a class of `agents.errors`; `request` the content key of the request that failed, "" for none.
-    """
+    """One item's failure, as data: where, which kind, the message, after how many tries, about which subject. `kind` is a class
+    of `agents.errors`; `request` the content key of the request that failed, "" for none."""
 
     id: str
     where: str
@@ -342,11 +318,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one student measured on one trajectory: mean cross-entropy (nats per response token) just before one update.
-
-    `routed`: it was learnt there, not only measured. `alpha` is its weight among its question's (COMPACT, Eq. 7), with the three
-    scores that made it; None where they were not measured. `peer` is the peer loss, None where no peer's message was there.
-    """
+    """What one student measured on one trajectory: mean cross-entropy (nats per response token) just before one update. `routed`:
+    it was learnt there, not only measured. `alpha` is its weight among its question's (COMPACT, Eq. 7), with the three scores
+    that made it; None where they were not measured. `peer` is the peer loss, None where no peer's message was there."""
 
     student: str
     trajectory: str
@@ -382,10 +356,8 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Which accepted trajectories an epoch is about: all that arrived up to it. `ended`: no more will arrive.
-
-    The first process that begins an epoch decides it, for all students and the router.
-    """
+    """Which accepted trajectories an epoch is about: all that arrived up to it. `ended`: no more will arrive. The first process
+    that begins an epoch decides it, for all students and the router."""
 
     epoch: int
     arrivals: int

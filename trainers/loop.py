@@ -192,7 +192,9 @@ class _Trainer:
         """Load the student, and go on from the newest checkpoint."""
         spec, shared, config = self.spec, self.spec.shared, self.spec.student
         newest = checkpoint.find_newest(spec.directory, await self.store.checkpoints(config.name), shared.config_hash)
-        student = await self._call(load_student, spec.model, config, shared.seed)
+        student = await self._call(
+            load_student, spec.model, config, int(content_id("adapter", shared.seed, config.name)[:12], 16)
+        )
         learner = await self._call(Learner, student, config, shared.seed, shared.peers)
         if shared.peers is not None:
             await self._introduce(learner, student, chat)

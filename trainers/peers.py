@@ -50,13 +50,15 @@ class Projection(nn.Module):
 
 
 def agreement(own_WE: Tensor, others_OWE: Tensor, logits_S: Tensor) -> Tensor:
-    """How far the own words are from the ensemble's: the mean over words of ||z - z_ens||^2 (Eq. 7-8).
+    """How far the own words are from the ensemble's: the mean over words and width of (z - z_ens)^2 (Eq. 7-8).
+
+    [ours] the mean over the width too: two strangers are .5 apart then, at any width; summed, 256 at the paper's 512.
 
     `logits_S` are competences, the own one first. Only `own_WE` gets a gradient, and none through the ensemble.
     """
     students_SWE = torch.cat([own_WE.unsqueeze(0), others_OWE]).detach()
     ensemble_WE = torch.einsum("s,swe->we", logits_S.detach().softmax(0), students_SWE)
-    return (own_WE - ensemble_WE).square().sum(-1).mean()
+    return (own_WE - ensemble_WE).square().mean()
 
 
 def competence_loss(logits_S: Tensor, cross_entropies_S: Tensor) -> Tensor:

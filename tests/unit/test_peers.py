@@ -46,11 +46,11 @@ def full_kl(teacher_NV: Tensor, student_NV: Tensor) -> Tensor:
 # --- hidden states
 
 
-def test_the_ensemble_is_the_weighted_mean_and_the_loss_the_mean_over_words():
+def test_the_ensemble_is_the_weighted_mean_and_the_loss_the_mean_over_words_and_width():
     own, others = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[[0.0, 0.0], [0.0, 4.0]]])
     logits = torch.tensor([3.0, 1.0]).log()  # own 3/4, other 1/4
     # word 1: ensemble (.75, 0), distance .25^2; word 2: ensemble (0, 1), distance 1
-    torch.testing.assert_close(agreement(own, others, logits), torch.tensor((0.0625 + 1) / 2))
+    torch.testing.assert_close(agreement(own, others, logits), torch.tensor((0.0625 + 1) / 4))
 
 
 def test_identical_students_agree():
