@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +64,17 @@ def test_together_or_apart_students_come_to_the_same(tmp_path: Path, model: Path
     assert [values_of(each) for each in reports(one)] == [
         pytest.approx(values_of(each), rel=1e-5, abs=1e-5) for each in reports(other)
     ]
+
+
+def test_one_that_is_an_update_ahead_is_heard_as_it_was(tmp_path: Path, model: Path):
+    """Every batch holds every trajectory, so what is said in an update is soon replaced."""
+    losses = []
+    for run in (together, apart):
+        shared = make_shared(tmp_path / run.__name__, peers=Peers(staleness=0, wait_s=WAIT_S, width=8))
+        asyncio.run(begin(shared.store, [lessons_of(number, 1) for number in range(3)]))
+        run(make_students(shared.store.parent, shared, (model, model), epochs=40, checkpoint_every=100))
+        losses.append([each.values["loss"] for name in NAMES for each in metrics(shared, name)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def values_of(report: Report) -> dict[str, float]:
