@@ -31,7 +31,8 @@ _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What one student says of one trajectory just before its `update`; `facts` are small and JSON."""
+    """What one student says of one trajectory just before its `update`; `facts` are small and JSON. Without any it says that
+    it does not learn it."""
 
     student: str
     trajectory: str
@@ -171,6 +172,13 @@ class Exchange:
     """`sent_bytes`, `sent_tokens`, `heard`, `missed`."""
     _silent: dict[str, int] = field(default_factory=dict)
 
+    async def decline(self, trajectories: Iterable[str], update: int) -> None:
+        """Leave word that these are not learnt, so that no peer waits for what would be said of them."""
+        declined = [
+            Message(student=self.student, trajectory=each, update=update, facts={}, tensors={}) for each in sorted(trajectories)
+        ]
+        await asyncio.to_thread(self.shelf.put, declined)
+
     async def swap(
         self, messages: Sequence[Message], wanted: Mapping[str, Sequence[str]], update: int
     ) -> dict[str, list[Message]]:
@@ -191,6 +199,7 @@ class Exchange:
             look_s = min(look_s * 1.5, _LAST_LOOK_S)
         for peer, _ in missing:
             self._silent.setdefault(peer, self.shelf.last_update(peer))
+        found = {key: message for key, message in found.items() if message.facts}
         self.counts["heard"] += len(found)
         self.counts["missed"] += len(missing)
         ordered = {trajectory: [(peer, trajectory) for peer in peers] for trajectory, peers in wanted.items()}

@@ -162,6 +162,8 @@ class _Trainer:
         known = [examples.by_trajectory[item.trajectory] for item in items if item.trajectory in examples.by_trajectory]
         learnt = [example for example in known if example.trajectory in assigned.learns]
         measured = [example for example in known if example.trajectory in assigned.measures]
+        if self.exchange is not None:
+            await self.exchange.decline(assigned.learns - examples.by_trajectory.keys(), number)
         fellows = {each.trajectory: fellows for each in learnt if (fellows := assigned.fellows.get(each.trajectory))}
         rate = course.walk.rate(number, config.learning_rate, config.warmup)
         await self._call(learner.begin, rate, learnt, len(fellows))

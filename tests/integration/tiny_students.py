@@ -19,7 +19,7 @@ from tiny_student import make_lesson
 
 from configs.schema import ROUTER, Lora, Peers, Router, Student
 from store.store import Store, open_store
-from store.types import Lesson, Metrics, Outcome, QuestionState, Report, Route, Verdict
+from store.types import Failure, Lesson, Metrics, Outcome, QuestionState, Report, Route, Verdict
 from trainers.actors import run_actors
 from trainers.spec import AnySpec, RouterSpec, Shared, Spec
 
@@ -101,7 +101,7 @@ def make_students(root: Path, shared: Shared, models: Sequence[Path], **settings
             directory=root / name,
             threads=1,
         )
-        for name, model in zip(NAMES, models, strict=True)
+        for name, model in zip(shared.names, models, strict=True)
     ]
     if shared.router is not None:
         first = specs[0].student
@@ -132,7 +132,7 @@ def apart(specs: Sequence[AnySpec]) -> tuple[list[str], Said]:
     processes, places = [], []
     for spec in specs:
         places.append(spec.directory.with_suffix(".said"))
-        process = FORKS.Process(target=_alone, args=(spec, places[-1]))
+        process = FORKS.Process(target=alone, args=(spec, places[-1]))
         process.start()
         processes.append(process)
     for process in processes:
@@ -142,7 +142,8 @@ def apart(specs: Sequence[AnySpec]) -> tuple[list[str], Said]:
     return [ending for endings, _ in results for ending in endings], [each for _, said in results for each in said]
 
 
-def _alone(spec: AnySpec, place: Path) -> None:
+def alone(spec: AnySpec, place: Path) -> None:
+    """What `apart` runs in each process."""
     torch.set_num_threads(1)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(together([spec])))
@@ -179,5 +180,15 @@ def routes(shared: Shared, rounds: int = 1000) -> list[Route]:
                     break
                 found += some
         return found
+
+    return asyncio.run(read())
+
+
+def failures(shared: Shared) -> list[Failure]:
+    """What was recorded as failed."""
+
+    async def read() -> list[Failure]:
+        async with open_store(shared.store, create=False) as store:
+            return await store.failures()
 
     return asyncio.run(read())
