@@ -192,6 +192,33 @@ def test_a_peer_that_falls_silent_is_done_without_and_ends_later(tmp_path: Path,
     assert len(metrics(shared, "two")) == 40
 
 
+def test_the_router_does_without_a_diverged_student_at_once_and_never_goes_on_alone(tmp_path: Path, model: Path):
+    shared = prepared(tmp_path, router=ROUTED.model_copy(update={"wait_s": WAIT_S}))
+    one, two, router = diverging(tmp_path, shared, model)
+
+    async def run() -> list[list[str]]:
+        """The router first: its patience ends before there is anybody."""
+        stopping = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            routing = group.create_task(run_actors([impatient(router)], lambda _: None, stopping))
+            async with open_store(shared.store) as store:
+                await asyncio.sleep(1.0)
+                assert not await store.routes(1)
+            learning = group.create_task(run_actors([one, two], lambda _: None, stopping))
+        return [routing.result(), learning.result()]
+
+    assert asyncio.run(run()) == [["done"], ["done", "diverged"]]
+    assert len(metrics(shared, "one")) == 12
+
+
+def impatient(router: AnySpec) -> AnySpec:
+    shared = router.shared
+    assert shared.router
+    return router.model_copy(
+        update={"shared": shared.model_copy(update={"router": shared.router.model_copy(update={"wait_s": 0.1})})}
+    )
+
+
 # Stopped and begun again
 
 
@@ -230,6 +257,25 @@ def stopped_at(specs: Sequence[AnySpec], name: str, at: int) -> bool:
         return set(await run_actors(specs, tell, stopping)) == {"stopped"}
 
     return asyncio.run(run())
+
+
+@pytest.mark.timeout(50)
+def test_asked_to_stop_nobody_waits_for_routes_that_will_not_come(tmp_path: Path, model: Path):
+    """The router waits for a student that is not there, and the other one for the router."""
+    shared = prepared(tmp_path, router=ROUTED.model_copy(update={"wait_s": WAIT_S}))
+    one, _, router = make_students(tmp_path, shared, (model, model))
+
+    async def run() -> list[str]:
+        stopping = asyncio.Event()
+
+        def tell(message: dict[str, Any]) -> None:
+            if message["kind"] == "update":
+                asyncio.get_running_loop().call_later(0.3, stopping.set)
+
+        return await run_actors([one, router], tell, stopping)
+
+    assert asyncio.run(run()) == ["stopped", "stopped"]
+    assert (tmp_path / "one" / "checkpoint-000001").is_dir()
 
 
 # Trajectories that arrive later
