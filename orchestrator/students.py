@@ -54,8 +54,8 @@ class Students:
 
     async def train(self) -> None:
         """Every student's schedule, and the router's. Raises `ChildFailed`, `ModelNotFound`."""
-        specs = await self._specs()
-        if all((spec.directory / "final").is_dir() for spec in specs):
+        specs = [spec for spec in await self._specs() if not (spec.directory / "final").is_dir()]
+        if not specs:
             return
         for spec in specs:
             write_whole(_place(spec), spec.model_dump_json(indent=1))

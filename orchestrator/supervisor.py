@@ -45,11 +45,18 @@ async def run_child(
 ) -> None:
     """Run `python -m ARGUMENTS` to its end; each JSON line of its stdout goes to `told`, its stderr to the file `errors`.
 
-    Draining sends it SIGTERM. Raises `ChildRefused`, and `ChildFailed` after `_RESTARTS` restarts.
+    Draining sends it SIGTERM. Raises `ChildRefused`, and `ChildFailed` after `_RESTARTS` restarts without a new checkpoint.
     """
     restarts = 0
+
+    def heard(message: Mapping[str, Any]) -> None:
+        nonlocal restarts
+        if message.get("kind") == "checkpoint":
+            restarts = 0
+        told(message)
+
     while True:
-        code, last = await _once(arguments, draining, drain_s, told, errors)
+        code, last = await _once(arguments, draining, drain_s, heard, errors)
         if code in {0, DIVERGED} or draining():
             return
         log.warning("child_died", arguments=arguments, code=code, restarts=restarts, last=last)

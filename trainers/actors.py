@@ -73,7 +73,8 @@ async def _run(
     try:
         return await train(spec, store, shelf, say, stopping, torch_thread)
     except Diverged as diverged:
-        message = f"{diverged}; its last good checkpoint is in {spec.directory}"
+        kept = "its last good checkpoint is in" if any(spec.directory.glob("checkpoint-*")) else "no checkpoint is yet in"
+        message = f"{diverged}; {kept} {spec.directory}"
         failure_id = content_id("failure", name, "diverged", str(diverged))
         await store.record_failure(
             Failure(id=failure_id, where=f"student {name}", kind="Diverged", message=message, tries=1, subject=name)

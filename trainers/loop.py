@@ -113,7 +113,7 @@ class _Trainer:
         others = tuple(name for name in shared.names if name != config.name)
         self.routing: Routing = Everything(others)
         if shared.router is not None:
-            self.routing = Routed(store, shared.router, config.name, shared.names, shared.seed)
+            self.routing = Routed(store, shared.router, config.name, shared.names, shared.seed, stopping)
         self.exchange: Exchange | None = None
         if shared.peers is not None:
             self.exchange = Exchange(shelf, config.name, shared.peers.staleness, shared.peers.wait_s)
@@ -137,13 +137,16 @@ class _Trainer:
         while await course.reach(epoch, examples):
             await self._record_unfit(examples)
             for items in batch_at(course, epoch, len(self.losses)):
-                if self.stopping.is_set():
+                stopped = self.stopping.is_set()
+                assigned = None if stopped else await self.routing.assign(course.walk, epoch, len(self.losses), items)
+                if assigned is None:
                     await self._stop(learner, course, examples)
                     return "stopped"
-                await self._update(learner, course, examples, items, epoch)
+                await self._update(learner, course, examples, items, epoch, assigned)
                 if self._is_due(course):
                     await self._save(learner, course, examples)
             epoch += 1
+        await self._record_unfit(examples)
         if self.stopping.is_set() and course.walk.ended_with is None:
             await self._stop(learner, course, examples)
             return "stopped"
@@ -155,13 +158,16 @@ class _Trainer:
     def _is_due(self, course: Course) -> bool:
         return len(self.losses) % self.spec.student.checkpoint_every == 0 and len(self.losses) != course.walk.updates
 
-    async def _update(self, learner: Learner, course: Course, examples: Examples, items: Sequence[Item], epoch: int) -> None:
+    async def _update(
+        self, learner: Learner, course: Course, examples: Examples, items: Sequence[Item], epoch: int, assigned: Assignment
+    ) -> None:
         number, config = len(self.losses), self.spec.student
-        assigned = await self.routing.assign(course.walk, epoch, number, items)
         began = time.monotonic()
         known = [examples.by_trajectory[item.trajectory] for item in items if item.trajectory in examples.by_trajectory]
         learnt = [example for example in known if example.trajectory in assigned.learns]
         measured = [example for example in known if example.trajectory in assigned.measures]
+        if self.exchange is not None:
+            await self.exchange.decline(assigned.learns - examples.by_trajectory.keys(), number)
         fellows = {each.trajectory: fellows for each in learnt if (fellows := assigned.fellows.get(each.trajectory))}
         rate = course.walk.rate(number, config.learning_rate, config.warmup)
         await self._call(learner.begin, rate, learnt, len(fellows))

@@ -64,6 +64,17 @@ def test_a_child_that_dies_each_time_fails_in_one_line_with_its_last_words(child
     assert len(child.heard) == 3
 
 
+def test_restarts_count_anew_after_a_checkpoint(child: Child) -> None:
+    child.run(
+        "seen = pathlib.Path(sys.argv[0]).with_name('seen')\n"
+        "lives = len(seen.read_text()) if seen.exists() else 0\n"
+        "seen.write_text('x' * (lives + 1))\n"
+        "if lives == 2: print(json.dumps({'kind': 'checkpoint'}), flush=True)\n"
+        "if lives < 4: sys.exit('out of luck')"
+    )
+    assert len(child.heard) == 1
+
+
 def test_a_child_that_refuses_what_it_was_given_is_not_started_again(child: Child) -> None:
     with pytest.raises(ChildRefused, match=r"^program: no such layer; see "):
         child.run("print(json.dumps({'kind': 'error', 'message': 'no such layer'})); sys.exit(2)")
