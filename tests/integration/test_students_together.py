@@ -162,6 +162,15 @@ def test_a_student_that_diverges_stops_alone_and_stays_stopped(tmp_path: Path, m
     assert len(failures(shared)) == 1
 
 
+@pytest.mark.parametrize("kind", ["hidden", "logits"])
+def test_diverging_is_not_infectious(tmp_path: Path, model: Path, kind: Literal["hidden", "logits"]):
+    """What a student says just before it stops is no number, and heard in the same update."""
+    shared = prepared(tmp_path, peers=PEERS.model_copy(update={"staleness": 0, "wait_s": 1.0, "kind": kind}))
+    endings, _ = together(diverging(tmp_path, shared, model))
+    assert endings == ["done", "diverged"]
+    assert len(metrics(shared, "one")) == 12
+
+
 def test_a_peer_that_never_comes_costs_its_term(tmp_path: Path, model: Path):
     shared = prepared(tmp_path, peers=PEERS)
     endings, _ = together(make_students(tmp_path, shared, (model, model))[:1])
