@@ -96,7 +96,7 @@ def unkilled(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
 
 
 def stepping(folder: Path, model: Path) -> str:
-    return config(folder, count=20, students=[student(model, "one", epochs=6)], router={"width": 16, "staleness": 0})
+    return config(folder, count=20, students=[student(model, "one", epochs=15)], router={"width": 16, "staleness": 0})
 
 
 def test_killed_anywhere_one_student_and_its_router_come_to_the_same_to_the_bit(
