@@ -79,6 +79,7 @@ def pid(folder: Path, name: str) -> int:
 
 
 def kill(folder: Path, name: str) -> int:
+    """SIGKILL an actor; the process that it was."""
     number = pid(folder, name)
     os.kill(number, signal.SIGKILL)
     return number

@@ -7,7 +7,8 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -353,16 +354,13 @@ def wait_until(holds: Any, limit_s: float = 120.0) -> None:
         time.sleep(0.01)
 
 
-class living:
+@contextmanager
+def living(spec: AnySpec) -> Iterator[Any]:
     """A process of one actor; killed at the end if it has not ended."""
-
-    def __init__(self, spec: AnySpec) -> None:
-        self._process = FORKS.Process(target=alone, args=(spec, spec.directory.with_suffix(".said")))
-
-    def __enter__(self) -> Any:
-        self._process.start()
-        return self._process
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
+    process = FORKS.Process(target=alone, args=(spec, spec.directory.with_suffix(".said")))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
