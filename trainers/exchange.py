@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -44,6 +45,12 @@ class Message:
     def num_bytes(self) -> int:
         """Of its tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether it holds nothing but numbers: one that diverges speaks once more before it ends."""
+        facts = [fact for fact in self.facts.values() if isinstance(fact, float)]
+        return all(map(math.isfinite, facts)) and all(bool(tensor.isfinite().all()) for tensor in self.tensors.values())
 
 
 class Shelf(Protocol):
@@ -199,9 +206,10 @@ class Exchange:
             look_s = min(look_s * 1.5, _LAST_LOOK_S)
         for peer, _ in missing:
             self._silent.setdefault(peer, self.shelf.last_update(peer))
-        found = {key: message for key, message in found.items() if message.facts}
+        spoken = {key: message for key, message in found.items() if message.facts}
+        found = {key: message for key, message in spoken.items() if message.is_finite}
         self.counts["heard"] += len(found)
-        self.counts["missed"] += len(missing)
+        self.counts["missed"] += len(missing) + len(spoken) - len(found)
         ordered = {trajectory: [(peer, trajectory) for peer in peers] for trajectory, peers in wanted.items()}
         return {trajectory: [found[key] for key in keys if key in found] for trajectory, keys in ordered.items()}
 

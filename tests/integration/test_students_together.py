@@ -7,7 +7,8 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -160,6 +161,15 @@ def test_a_student_that_diverges_stops_alone_and_stays_stopped(tmp_path: Path, m
     assert [message["kind"] for message in said if message["actor"] != "two"] == ["done"]
     assert (metrics(shared, "one"), reports(shared), routes(shared)) == before
     assert len(failures(shared)) == 1
+
+
+@pytest.mark.parametrize("kind", ["hidden", "logits"])
+def test_diverging_is_not_infectious(tmp_path: Path, model: Path, kind: Literal["hidden", "logits"]):
+    """What a student says just before it stops is no number, and heard in the same update."""
+    shared = prepared(tmp_path, peers=PEERS.model_copy(update={"staleness": 0, "wait_s": 1.0, "kind": kind}))
+    endings, _ = together(diverging(tmp_path, shared, model))
+    assert endings == ["done", "diverged"]
+    assert len(metrics(shared, "one")) == 12
 
 
 def test_a_peer_that_never_comes_costs_its_term(tmp_path: Path, model: Path):
@@ -344,16 +354,13 @@ def wait_until(holds: Any, limit_s: float = 120.0) -> None:
         time.sleep(0.01)
 
 
-class living:
+@contextmanager
+def living(spec: AnySpec) -> Iterator[Any]:
     """A process of one actor; killed at the end if it has not ended."""
-
-    def __init__(self, spec: AnySpec) -> None:
-        self._process = FORKS.Process(target=alone, args=(spec, spec.directory.with_suffix(".said")))
-
-    def __enter__(self) -> Any:
-        self._process.start()
-        return self._process
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
+    process = FORKS.Process(target=alone, args=(spec, spec.directory.with_suffix(".said")))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()

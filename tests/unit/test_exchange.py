@@ -55,6 +55,17 @@ def test_what_lost_power_left_half_is_no_message(tmp_path: Path, left: bytes):
     assert heard(shelf, 3) is None
 
 
+def test_what_is_no_number_is_not_heard(shelf: Shelf):
+    exchange = Exchange(shelf, "two", staleness=0, wait_s=60.0)
+    for update, (fact, number) in enumerate([(1.0, 1.0), (float("nan"), 1.0), (1.0, float("inf"))]):
+        tensors = {"at": torch.tensor([number], dtype=torch.float16)}
+        shelf.put([Message(student="one", trajectory="t", update=update, facts={"loss": fact}, tensors=tensors)])
+        assert swapped(exchange, update)[0] == ([] if update else [0])
+    asyncio.run(Exchange(shelf, "one", staleness=0, wait_s=0.0).decline(["t"], 3))
+    assert swapped(exchange, 3)[0] == []
+    assert (exchange.counts["heard"], exchange.counts["missed"]) == (1, 2)
+
+
 def swapped(exchange: Exchange, update: int) -> tuple[list[int], float]:
     started = time.monotonic()
     found = asyncio.run(exchange.swap([said("two", update)], {"t": ["one"]}, update))
