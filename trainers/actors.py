@@ -7,6 +7,7 @@ files. Not covered: what they do (`loop.py`, `router.py`).
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +18,9 @@ from store.store import Store, open_store
 from store.types import Failure, content_id
 from trainers.encoder import open_encoder
 from trainers.exchange import FileShelf, MemoryShelf, Shelf
+from trainers.followers import follow
 from trainers.loop import train
+from trainers.ranks import Together, open_ranks
 from trainers.router import route
 from trainers.spec import AnySpec, RouterSpec, Spec
 from trainers.student import check_student
@@ -40,6 +43,16 @@ async def run_actors(specs: Sequence[AnySpec], tell: Tell, stopping: asyncio.Eve
             async with asyncio.TaskGroup() as group:
                 actors = [group.create_task(_run(spec, store, shelf, tell, stopping, torch_thread)) for spec in specs]
     return [actor.result() for actor in actors]
+
+
+def follow_leader(spec: AnySpec) -> None:
+    """Be a rank other than the first, to the end of the training."""
+    assert isinstance(spec, Spec)
+    with open_ranks(spec.student) as ranks:
+        assert isinstance(ranks, Together)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 hears it too, and orders what then follows
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        follow(spec, ranks)
 
 
 def check(spec: AnySpec) -> None:
@@ -71,7 +84,14 @@ async def _run(
         encoder = await asyncio.to_thread(open_encoder, spec.encoder, spec.shared.router.width, torch.device("cpu"))
         return await route(spec, store, encoder, say, stopping)
     try:
-        return await train(spec, store, shelf, say, stopping, torch_thread)
+        with open_ranks(spec.student) as ranks:
+            try:
+                ending = await train(spec, store, shelf, say, stopping, torch_thread, ranks)
+            except Diverged:
+                ranks.end()
+                raise
+            ranks.end()
+            return ending
     except Diverged as diverged:
         message = f"{diverged}; its last good checkpoint is in {spec.directory}"
         failure_id = content_id("failure", name, "diverged", str(diverged))
