@@ -52,6 +52,13 @@ def split(decoder: nn.Module, base: nn.Module, device: torch.device, size: int) 
             module._buffers[name] = buffer.to(device)
 
 
+def part(model: nn.Module) -> None:
+    """Let go of layers that are gathered since a pass without a way back."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     """Whole tensors on the CPU, one after another; only ranks that `keep` them have any."""
     gathered = {}
@@ -93,13 +100,13 @@ def clip(parameters: Iterable[Tensor], most: float) -> float:
     gradients = [_local(parameter.grad) for parameter in known if parameter.grad is not None]
     zero = torch.zeros((), device=gradients[0].device)
     pairs = list(zip(known, gradients, strict=True))
-    split_squares = sum((part.float().square().sum() for each, part in pairs if is_split(each)), zero)
-    whole_squares = sum((part.float().square().sum() for each, part in pairs if not is_split(each)), zero)
+    split_squares = sum((own.float().square().sum() for each, own in pairs if is_split(each)), zero)
+    whole_squares = sum((own.float().square().sum() for each, own in pairs if not is_split(each)), zero)
     dist.all_reduce(split_squares)
     norm = (split_squares + whole_squares).sqrt()
     scale = (most / (norm + 1e-6)).clamp(max=1.0)
-    for part in gradients:
-        part.mul_(scale)
+    for own in gradients:
+        own.mul_(scale)
     return norm.item()
 
 

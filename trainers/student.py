@@ -137,6 +137,7 @@ class StudentModel:
         All ranks take part, one `writes`.
         """
         adapter = isinstance(self._whole, PeftModel)
+        shards.part(self._whole)
         state = self._whole.state_dict()
         if adapter:
             state = {name: tensor for name, tensor in state.items() if "lora_" in name}
@@ -149,6 +150,7 @@ class StudentModel:
 
     def load(self, directory: Path) -> None:
         """Take the weights that `save` wrote."""
+        shards.part(self._whole)
         if isinstance(self._whole, PeftModel):
             saved = self._like_own(load_file(directory / _ADAPTER))
             missing = set_peft_model_state_dict(self._whole, saved).missing_keys
@@ -198,10 +200,13 @@ def load_student(folder: Path, config: schema.Student, seed: int, ranks: Ranks |
         with quiet():
             weights = _weights(config, dtype, device)
             base: Any = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, **weights)
-        if config.tuning != "qlora" and not ranks.sharded:  # bitsandbytes makes its weights on the device
+        if config.tuning == "qlora":
+            _keep_unpacked(base)
+        elif not ranks.sharded:  # and 4 bits are there already: bitsandbytes makes them on the device
             base.to(device)
         if config.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            with quiet():
+                base.gradient_checkpointing_enable({"use_reentrant": False})
         whole = base if config.tuning == "full" else _adapted(base, config, seed)
         ranks.split(base.get_decoder(), base, device)
     student = StudentModel(whole, device, dtype)
@@ -237,6 +242,14 @@ def _weights(config: schema.Student, dtype: torch.dtype, device: torch.device) -
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     return {"dtype": dtype, "quantization_config": four_bits, "device_map": {"": device}}
+
+
+def _keep_unpacked(base: nn.Module) -> None:
+    """On CPUs with AVX-512 bitsandbytes packs weights anew in the first pass without gradient, for good: it rounds their scales
+    to bfloat16, so that a student measured is another than one not measured, and fails on layers narrower than a block."""
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def _adapted(base: Any, config: schema.Student, seed: int) -> PeftModel:

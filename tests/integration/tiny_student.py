@@ -35,7 +35,7 @@ def make_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(folder: Path, template: str = CHATML) -> Path:
+def make_model(folder: Path, template: str = CHATML, *, tied: bool = True) -> Path:
     """A folder as the hub has them."""
     make_tokenizer(template).save_pretrained(str(folder))
     torch.manual_seed(7)
@@ -46,7 +46,7 @@ def make_model(folder: Path, template: str = CHATML) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         initializer_range=0.3,  # large enough that attention, where the adapter is, decides something
         bos_token_id=1,
         eos_token_id=2,
