@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tiny_student import make_spec
 from tiny_training import examples
+from torch.distributed.tensor import DTensor
 
 from configs.schema import Compatibility, Lora
 from trainers import shards
@@ -34,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lora, split, weighed, checkpointing": WEIGHED | {"shard": True, "gradient_checkpointing": True},
     "lora, split, bfloat16": {"shard": True, "dtype": "bfloat16"},
     "full, split": FULL | {"shard": True},
+    "full, split, untied": FULL | {"shard": True, "model": "untied"},
     "full, split, weighed, checkpointing": FULL | WEIGHED | {"shard": True, "gradient_checkpointing": True},
 }
 
@@ -85,13 +87,22 @@ def whole_weights(learner: Learner) -> dict[str, list[float]]:
     return {name: tensor.flatten().tolist() for name, tensor in shards.gather(named, keep=True).items()}
 
 
+def share(learner: Learner) -> float:
+    """Of the layers' learning weights, what this rank holds."""
+    split = [each for each in learner.student.parameters if isinstance(each, DTensor)]
+    whole = sum(each.numel() for each in split)
+    return sum(each.to_local().numel() for each in split) / whole if whole else 1.0
+
+
 def main(root: Path, results: Path) -> None:
     torch.set_num_threads(1)
     told: dict[str, Any] = {}
     with open_ranks(make_spec(root, root / "model", processes=2).student) as opened:
         assert isinstance(opened, Together)
         for name, settings in VARIANTS.items():
-            spec = make_spec(root, root / "model", processes=2, **{"lora": Lora(rank=4, alpha=8, dropout=0.1)} | settings)
+            settings = dict(settings)
+            model = root / settings.pop("model", "model")
+            spec = make_spec(root, model, processes=2, **{"lora": Lora(rank=4, alpha=8, dropout=0.1)} | settings)
             some = paired(examples(spec))
             ranks = Together(opened.rank, opened.size, opened._orders, sharded=spec.student.shard)
             told[name] = {}
@@ -99,8 +110,10 @@ def main(root: Path, results: Path) -> None:
                 folder = root / f"{name} {how}"
                 if how == "alone" and opened.rank != 0:
                     continue
-                first = train(open_learner(spec, whose), some, folder)
+                first_learner = open_learner(spec, whose)
+                first = train(first_learner, some, folder)
                 told[name][how] = [first, resume(open_learner(spec, whose), some, folder)]
+                told[name][f"{how}: held"] = share(first_learner)
     if opened.rank == 0:
         results.write_text(json.dumps(told))
 
