@@ -43,10 +43,7 @@ def main() -> int:
         if "--check" in sys.argv:
             return _check(paths)
         if (processes := _processes(paths)) > 1:
-            if not is_rank():
-                return launch(sys.argv[1:], processes)
-            if os.environ["RANK"] != "0":
-                return _follow(paths)
+            return _be_rank(paths, said) if is_rank() else launch(sys.argv[1:], processes)
         return asyncio.run(_run(paths, said))
     except BaseException as error:  # noqa: BLE001 - the process's boundary: whatever it is, the parent is told
         return _tell_error(error, said)
@@ -69,16 +66,25 @@ def _processes(paths: list[Path]) -> int:
     return max(spec.student.processes if isinstance(spec, Spec) else 1 for spec in specs)
 
 
-def _follow(paths: list[Path]) -> int:
-    from trainers.actors import follow_leader
-    from trainers.spec import read_spec
+def _be_rank(paths: list[Path], said: TextIO) -> int:
+    """A signal ends a rank at once until all have met: one that outlived another would wait for it."""
+    from trainers.followers import follow
+    from trainers.ranks import Together, open_ranks
+    from trainers.spec import Spec, read_spec
 
-    (path,) = paths
-    follow_leader(read_spec(path))
+    (spec,) = [read_spec(path) for path in paths]
+    assert isinstance(spec, Spec)
+    with open_ranks(spec.student) as ranks:
+        assert isinstance(ranks, Together)
+        if ranks.rank == 0:
+            return asyncio.run(_run(paths, said, ranks))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # rank 0 hears it too, and orders what then follows
+        follow(spec, ranks)
     return 0
 
 
-async def _run(paths: list[Path], said: TextIO) -> int:
+async def _run(paths: list[Path], said: TextIO, ranks: Any = None) -> int:
     stopping, signals = asyncio.Event(), []
 
     def stop(number: int) -> None:
@@ -91,7 +97,7 @@ async def _run(paths: list[Path], said: TextIO) -> int:
     from trainers.actors import run_actors  # torch and transformers take seconds: first be ready for signals
     from trainers.spec import read_spec
 
-    endings = await run_actors([read_spec(path) for path in paths], lambda message: _say(said, message), stopping)
+    endings = await run_actors([read_spec(path) for path in paths], lambda message: _say(said, message), stopping, ranks)
     if "stopped" in endings and signals:
         return 128 + signals[0]
     return DIVERGED if "diverged" in endings else 0

@@ -152,6 +152,20 @@ def test_stopped_by_sigterm_and_resumed_it_ends_as_one_process_does(root: Path, 
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_stopped_before_the_ranks_have_met_they_end_at_once(root: Path, model: Path, seconds: float):
+    spec = make_spec(root, model, processes=2)
+    child = process(spec)
+    while len(ranks_of(spec)) < 2:
+        time.sleep(0.05)
+    time.sleep(seconds)  # rank 0 loads torch: one that waited for a rank that had ended would wait for long
+    child.terminate()
+    assert child.wait(timeout=30) == 143
+    assert_gone(spec)
+    child.communicate()
+
+
+@pytest.mark.chaos
 def test_a_rank_that_is_killed_takes_the_others_along_and_they_start_again(root: Path, model: Path):
     spec = make_spec(root, model, processes=2, epochs=10_000)
     child = process(spec)
