@@ -86,9 +86,9 @@ def train(side: Side, folder: Path, lessons: Sequence[Lesson], updates: int) -> 
     for number in range(updates):
         batch = [examples[(4 * number + place) % len(examples)] for place in range(4)]
         learner.begin(2e-4, batch, 0)
-        for rows in learner.passes(batch):
-            learner.backward(learner.forward(rows, number), {})
-        learner.step(number, 0, 0)
+        learner.learn(batch, number)
+        learner.finish(number, 0, 0)
+        learner.step()
     side.model.learn(False)
 
 

@@ -106,7 +106,7 @@ async def _listen(child: asyncio.subprocess.Process, told: Callable[[Mapping[str
         except ValueError:
             log.warning("child_said", line=line.decode(errors="replace").rstrip())
             continue
-        if message.get("kind") == "error":
+        if message.get("kind") == "error" and not last:  # of several ranks the first to fail breaks the others
             last.append(str(message.get("message")))
         told(message)
 

@@ -33,12 +33,15 @@ from trainers.checkpoint import Manifest
 from trainers.course import Course, batch_at, begin_course
 from trainers.data import Example, Writing
 from trainers.exchange import Exchange, Shelf
+from trainers.followers import open_learner
+from trainers.measures import Measured
 from trainers.plan import Item
+from trainers.ranks import Ranks
 from trainers.routing import Assignment, Everything, Routed, Routing
 from trainers.spec import Spec
-from trainers.student import Chat, StudentModel, load_chat, load_student
+from trainers.student import Chat, StudentModel, load_chat
 from trainers.teaching import make_teaching
-from trainers.update import Learner, Measured
+from trainers.update import Learner
 
 Tell = Callable[[dict[str, Any]], None]
 Ending = Literal["done", "nothing", "stopped"]
@@ -83,7 +86,7 @@ class Examples:
 
 
 async def train(
-    spec: Spec, store: Store, shelf: Shelf, tell: Tell, stopping: asyncio.Event, torch_thread: ThreadPoolExecutor
+    spec: Spec, store: Store, shelf: Shelf, tell: Tell, stopping: asyncio.Event, torch_thread: ThreadPoolExecutor, ranks: Ranks
 ) -> Ending:
     """Train one student to the end of its schedule, or to the next update after `stopping` is set.
 
@@ -94,14 +97,21 @@ async def train(
     if finished is not None:
         tell({"kind": "done", "update": finished.update, "directory": str(spec.directory / checkpoint.FINAL), "already": True})
         return "done"
-    return await _Trainer(spec, store, shelf, tell, stopping, torch_thread).run()
+    return await _Trainer(spec, store, shelf, tell, stopping, torch_thread, ranks).run()
 
 
 class _Trainer:
     """Between the learner's thread and everybody else."""
 
     def __init__(
-        self, spec: Spec, store: Store, shelf: Shelf, tell: Tell, stopping: asyncio.Event, torch_thread: ThreadPoolExecutor
+        self,
+        spec: Spec,
+        store: Store,
+        shelf: Shelf,
+        tell: Tell,
+        stopping: asyncio.Event,
+        torch_thread: ThreadPoolExecutor,
+        ranks: Ranks,
     ) -> None:
         shared, config = spec.shared, spec.student
         self.spec = spec
@@ -110,6 +120,7 @@ class _Trainer:
         self.tell = tell
         self.stopping = stopping
         self.torch_thread = torch_thread
+        self.ranks = ranks
         others = tuple(name for name in shared.names if name != config.name)
         self.routing: Routing = Everything(others)
         if shared.router is not None:
@@ -170,38 +181,48 @@ class _Trainer:
             await self.exchange.decline(assigned.learns - examples.by_trajectory.keys(), number)
         fellows = {each.trajectory: fellows for each in learnt if (fellows := assigned.fellows.get(each.trajectory))}
         rate = course.walk.rate(number, config.learning_rate, config.warmup)
-        await self._call(learner.begin, rate, learnt, len(fellows))
+        await self._all(learner.begin, rate, learnt, len(fellows))
         if measured:
-            await self._call(learner.measure, measured)
-        for rows in learner.passes(learnt):
-            await self._pass(learner, rows, number, fellows)
+            await self._all(learner.measure, measured)
+        if self.exchange is None:
+            await self._all(learner.learn, learnt, number)
+        else:
+            for at, rows in enumerate(learner.passes(learnt)):
+                await self._pass(learner, self.exchange, rows, number, at, fellows)
         tokens = sum(len(example.tokens) for example in learnt)
         response_tokens = sum(len(example.tokens) - example.first for example in learnt)
-        found = await self._call(learner.step, number, tokens, response_tokens)
+        found = await self._all(learner.finish, number, tokens, response_tokens)
+        await self._all(learner.step)
         self._keep(found, course, examples, epoch, assigned, time.monotonic() - began)
         if self.spec.shared.router is not None:  # it waits for them
             await self.store.record_training(self.unrecorded.reports, self.unrecorded.metrics)
             self.unrecorded = Unrecorded()
 
-    async def _pass(self, learner: Learner, rows: Sequence[Example], number: int, fellows: dict[str, Sequence[str]]) -> None:
+    async def _pass(
+        self,
+        learner: Learner,
+        exchange: Exchange,
+        rows: Sequence[Example],
+        number: int,
+        at: int,
+        fellows: dict[str, Sequence[str]],
+    ) -> None:
         """One forward and backward pass; between them the peers have their say."""
-        speaking = frozenset(example.trajectory for example in rows if self.exchange and example.trajectory in fellows)
-        forward = await self._call(learner.forward, rows, number, speaking)
+        speaking = frozenset(example.trajectory for example in rows if example.trajectory in fellows)
+        forward = await self._call(learner.forward, rows, number, at, speaking)
         heard = {}
-        if self.exchange is not None and forward.messages:
+        if forward.messages:
             wanted = {message.trajectory: fellows[message.trajectory] for message in forward.messages}
-            heard = await self.exchange.swap(forward.messages, wanted, number)
-            self.exchange.counts["sent_tokens"] += sum(len(each.labels_N) for each in forward.spoken)
+            heard = await exchange.swap(forward.messages, wanted, number)
+            exchange.counts["sent_tokens"] += sum(len(each.labels_N) for each in forward.spoken)
         await self._call(learner.backward, forward, heard)
 
     async def _open(self, course: Course, examples: Examples, chat: Chat) -> Learner:
         """Load the student, and go on from the newest checkpoint."""
         spec, shared, config = self.spec, self.spec.shared, self.spec.student
         newest = checkpoint.find_newest(spec.directory, await self.store.checkpoints(config.name), shared.config_hash)
-        student = await self._call(
-            load_student, spec.model, config, int(content_id("adapter", shared.seed, config.name)[:12], 16)
-        )
-        learner = await self._call(Learner, student, config, shared.seed, shared.peers)
+        learner = await self._all(self.open_learner)
+        student = learner.student
         if shared.peers is not None:
             await self._introduce(learner, student, chat)
         if newest is not None:
@@ -226,6 +247,10 @@ class _Trainer:
             }
         )
         return learner
+
+    def open_learner(self) -> Learner:
+        """The first order."""
+        return open_learner(self.spec, self.ranks)
 
     async def _introduce(self, learner: Learner, student: StudentModel, chat: Chat) -> None:
         shared, name = self.spec.shared, self.spec.student.name
@@ -322,13 +347,11 @@ class _Trainer:
 
     def _write(self, learner: Learner, course: Course, examples: Examples, name: str, final: bool) -> Path:
         draft = checkpoint.begin(self.spec.directory, name)
-        learner.student.save(draft)
+        self.ranks.together(learner.save, draft, final)
         if self.spec.student.tuning == "full":
             examples.writing.template.save(draft)  # pyright: ignore[reportAttributeAccessIssue]
         if learner.teaching is not None and learner.teaching.projection is not None:
             save_file(learner.teaching.projection.state_dict(), draft / _PROJECTION)
-        if not final:
-            checkpoint.save_state(draft, learner.optimizer)
         manifest = Manifest(
             config_hash=self.spec.shared.config_hash,
             lessons_hash=course.identity,
@@ -344,10 +367,12 @@ class _Trainer:
 
     def _resume(self, learner: Learner, folder: Path) -> None:
         """Go on where a checkpoint was written."""
-        learner.student.load(folder)
+        self.ranks.together(learner.load, folder)
         if learner.teaching is not None and learner.teaching.projection is not None:
             learner.teaching.projection.load_state_dict(load_file(folder / _PROJECTION))
-        checkpoint.load_state(folder, learner.optimizer)
+
+    async def _all(self, function: Callable[..., T], *arguments: object) -> T:
+        return await self._call(self.ranks.together, function, *arguments)
 
     async def _call(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.torch_thread, partial(function, *arguments))

@@ -93,8 +93,8 @@ def updated(learner: Learner, examples: Sequence[Example], heard: dict[str, list
     """The gradients of an update that is begun and not stepped."""
     learner.optimizer.zero_grad()
     learner.begin(1e-3, examples, len(heard or ()))
-    for rows in learner.passes(examples):
-        forward = learner.forward(rows, 0, frozenset(heard or ()))
+    for at, rows in enumerate(learner.passes(examples)):
+        forward = learner.forward(rows, 0, at, frozenset(heard or ()))
         learner.backward(forward, heard or {})
     return gradients(learner.student.parameters)
 
@@ -174,7 +174,7 @@ def test_the_update_of_compact_is_the_papers(model: Path, examples: list[Example
     student = student_of(model, settled, 3)
     learner = Learner(student, settled, seed=0)
     ours = updated(learner, examples)
-    measured = learner.step(0, 1, 1)
+    measured = learner.finish(0, 1, 1)
     student = student_of(model, settled, 3)
     loss = compact_by_hand(student, examples, settings)
     loss.backward()
@@ -198,7 +198,7 @@ def test_a_switch_removes_a_term_and_nothing_else(model: Path, examples: list[Ex
         settled = config(compatibility=settings, batch_of="questions", conclusion="common")
         learner = Learner(student_of(model, settled, 3), settled, seed=0)
         updated(learner, examples)
-        return learner.step(0, 1, 1)
+        return learner.finish(0, 1, 1)
 
     plain, whole, silent = measured(None), measured(Compatibility()), measured(Compatibility(consistency=0))
     equal = measured(Compatibility(adaptability=0, consensus=0, difficulty=0, consistency=0))
@@ -217,7 +217,7 @@ def test_company_and_order_change_no_alpha(model: Path, examples: list[Example])
     def alphas(some: Sequence[Example]) -> dict[str, float]:
         learner = Learner(student_of(model, settled, 3), settled, seed=0)
         updated(learner, some)
-        return {trajectory: told.alpha for trajectory, told in learner.step(0, 1, 1).told.items()}
+        return {trajectory: told.alpha for trajectory, told in learner.finish(0, 1, 1).told.items()}
 
     whole = alphas(examples)
     assert alphas(examples[::-1]) == pytest.approx(whole, rel=1e-4)
@@ -285,7 +285,7 @@ def test_apart_the_actors_make_the_gradients_of_the_joint_loss(tmp_path: Path, m
         learner.begin(1e-3, routed[name], len(both))
         learner.measure([each for each in examples if not gate[each.trajectory, name]])
         learners[name] = learner
-        forwards[name] = [learner.forward(rows, 0, frozenset(both)) for rows in learner.passes(routed[name])]
+        forwards[name] = [learner.forward(rows, 0, at, frozenset(both)) for at, rows in enumerate(learner.passes(routed[name]))]
     reports = []
     for name, learner in learners.items():
         other = next(each for each in NAMES if each != name)

@@ -50,7 +50,9 @@ def make_other_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", chat_template=CHATML)
 
 
-def make_model(folder: Path, template: str = CHATML, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+def make_model(
+    folder: Path, template: str = CHATML, tokenizer: PreTrainedTokenizerFast | None = None, *, tied: bool = True
+) -> Path:
     """A folder as the hub has them."""
     (tokenizer or make_tokenizer(template)).save_pretrained(str(folder))
     torch.manual_seed(7)
@@ -61,7 +63,7 @@ def make_model(folder: Path, template: str = CHATML, tokenizer: PreTrainedTokeni
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         initializer_range=0.3,  # large enough that attention, where the adapter is, decides something
         bos_token_id=1,
         eos_token_id=2,
