@@ -2,7 +2,7 @@
 
 Actors of one process talk through its memory, others through files; all else goes through the store. Each says what it does
 on stdout, one JSON object a line with its name: `loaded`, `update`, `checkpoint`, `round`, `note`, then `done`, `nothing`,
-`diverged` or `error`. `--check` only looks whether models can learn as configured.
+`diverged` or `error`, and between them `alive`. `--check` only looks whether models can learn as configured.
 A student of several processes gets them from torchrun; rank 0 speaks for all, and any of them tells an error.
 Exit codes: 0 done (or nothing to do), 1 failed, 2 failed and would again, 4 a loss that is no number, 130 and 143 stopped by
 SIGINT and SIGTERM after a checkpoint.
@@ -29,6 +29,9 @@ from trainers.torchrun import DIVERGED, REFUSED, is_rank, launch
 ORPHANED = 3
 """Exit code of a process whose parent has gone."""
 _LOOK_S = 0.5
+
+BEAT_S = 10.0
+"""Between two signs of life."""
 
 
 def main() -> int:
@@ -97,10 +100,19 @@ async def _run(paths: list[Path], said: TextIO, ranks: Any = None) -> int:
     from trainers.actors import run_actors  # torch and transformers take seconds: first be ready for signals
     from trainers.spec import read_spec
 
-    endings = await run_actors([read_spec(path) for path in paths], lambda message: _say(said, message), stopping, ranks)
+    async with asyncio.TaskGroup() as group:
+        beating = group.create_task(_beat(said))
+        endings = await run_actors([read_spec(path) for path in paths], lambda message: _say(said, message), stopping, ranks)
+        beating.cancel()
     if "stopped" in endings and signals:
         return 128 + signals[0]
     return DIVERGED if "diverged" in endings else 0
+
+
+async def _beat(said: TextIO) -> None:
+    while True:
+        _say(said, {"kind": "alive"})
+        await asyncio.sleep(BEAT_S)
 
 
 def _tell_error(error: BaseException, said: TextIO) -> int:

@@ -27,11 +27,11 @@ from typing import Any, Literal, TypeVar
 from safetensors.torch import load_file, save_file
 
 from store.store import Store
-from store.types import Checkpoint, Failure, Lesson, Metrics, Report, content_id
+from store.types import Checkpoint, Failure, Metrics, Report, content_id
 from trainers import checkpoint
 from trainers.checkpoint import Manifest
 from trainers.course import Course, batch_at, begin_course
-from trainers.data import Example, Writing
+from trainers.data import Example, Examples, Writing
 from trainers.exchange import Exchange, Shelf
 from trainers.followers import open_learner
 from trainers.measures import Measured
@@ -56,33 +56,6 @@ class Unrecorded:
 
     reports: list[Report] = field(default_factory=list)
     metrics: list[Metrics] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Examples:
-    """The lessons in tokens, by trajectory, and how many could not be learnt."""
-
-    writing: Writing
-    longest: int
-    alone: bool
-    """Nobody shares the batches: what cannot be learnt is in none."""
-    by_trajectory: dict[str, Example] = field(default_factory=dict)
-    too_long: int = 0
-    unfit: dict[str, str] = field(default_factory=dict)
-    """Why, by trajectory."""
-
-    def __call__(self, lesson: Lesson) -> bool:
-        """Make an example; whether the lesson takes part in the batches."""
-        try:
-            example = self.writing.example(lesson)
-        except ValueError as error:
-            self.unfit[lesson.trajectory.id] = str(error)
-            return not self.alone
-        if len(example.tokens) > self.longest:
-            self.too_long += 1
-            return not self.alone
-        self.by_trajectory[lesson.trajectory.id] = example
-        return True
 
 
 async def train(
@@ -161,8 +134,10 @@ class _Trainer:
         if self.stopping.is_set() and course.walk.ended_with is None:
             await self._stop(learner, course, examples)
             return "stopped"
-        folder = await self._save(learner, course, examples, final=True)
         last = next((loss for loss in reversed(self.losses) if loss is not None), None)
+        if last is None:
+            return await self._nothing(examples)
+        folder = await self._save(learner, course, examples, final=True)
         self.tell({"kind": "done", "update": len(self.losses), "directory": str(folder), "loss": last})
         return "done"
 
@@ -291,6 +266,7 @@ class _Trainer:
             **({} if measured.loss is None else {"loss": measured.loss}),
             **({} if measured.gradient_norm is None else {"gradient_norm": measured.gradient_norm}),
             **{f"loss {name}": value for name, value in measured.terms.items()},
+            **{f"routes {name}": float(count) for name, count in self.routing.counts.items()},
             **({f"peers {name}": float(count) for name, count in self.exchange.counts.items()} if self.exchange else {}),
         }
         self.unrecorded.metrics.append(Metrics(student=student, update=update, values=values))

@@ -33,6 +33,11 @@ class Assignment:
 class Routing(Protocol):
     """Where assignments come from."""
 
+    @property
+    def counts(self) -> Counter[str]:
+        """What went wrong, how often."""
+        ...
+
     async def assign(self, walk: Walk, epoch: int, update: int, items: Sequence[Item]) -> Assignment | None:
         """Of the update `update`, from 0, in an epoch of a walk; None when asked to stop before it was known."""
         ...
@@ -43,6 +48,8 @@ class Everything:
     """No router: all students learn all that they are given."""
 
     others: tuple[str, ...]
+    counts: Counter[str] = field(default_factory=Counter)
+    """Nothing."""
 
     async def assign(self, walk: Walk, epoch: int, update: int, items: Sequence[Item]) -> Assignment:
         """All of it, with everybody."""
@@ -61,7 +68,7 @@ class Routed:
     seed: int
     stopping: asyncio.Event
     counts: Counter[str] = field(default_factory=Counter)
-    """`unrouted_rounds`: for which no routes came in time."""
+    """`missed`: rounds for which no routes came in time."""
     _round: int = -1
     _gates: dict[str, dict[str, int]] = field(default_factory=dict)
     """By trajectory and student: the newest known."""
@@ -87,7 +94,7 @@ class Routed:
             if self.stopping.is_set():
                 return False
             if time.monotonic() > until:
-                self.counts["unrouted_rounds"] += 1
+                self.counts["missed"] += 1
                 break
             await asyncio.sleep(LOOK_S)
         for route in routes:

@@ -68,7 +68,7 @@ def process(spec: Spec) -> "subprocess.Popen[str]":
 def last_words(child: "subprocess.Popen[str]") -> tuple[int, list[dict[str, Any]], str]:
     """Exit code, messages, stderr of a child that ends by itself; its stdin stays open until then."""
     assert child.stdout is not None
-    said = [json.loads(line) for line in child.stdout]
+    said = [message for line in child.stdout if (message := json.loads(line))["kind"] != "alive"]
     return child.wait(), said, child.communicate()[1]
 
 
