@@ -23,7 +23,7 @@ from tiny_student import make_model
 
 from store.store import open_store
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(600)]
 
 RUN = Path("runs/walk")
 LIMIT_S = 240.0

@@ -22,7 +22,7 @@ from orchestrator.daemon import Draining
 from orchestrator.supervisor import run_child
 from trainers.spec import Spec
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 
 NUM_LESSONS = 18
 TWO_RANKS = Path(two_ranks.__file__)
