@@ -117,6 +117,7 @@ def build(
     sets = problems(plan.sizes, plan.seed)
     kept(asked, partial(write, sets))
     made = {recipe.name: place for recipe, place in zip(recipes, places, strict=True)}
+    _name(folder / f"seed-{plan.seed}", {**made, "questions": asked})
     return Ground(
         plan=plan,
         teachers={recipe.name: made[recipe.name] for recipe in plan.teachers},
@@ -124,6 +125,16 @@ def build(
         questions={name: asked / f"{name}.jsonl" for name in sets},
         trained=len(missing),
     )
+
+
+def _name(folder: Path, places: dict[str, Path]) -> None:
+    """Links without hashes, for configurations: the newest build has the name."""
+    folder.mkdir(exist_ok=True)
+    for name, place in places.items():
+        draft = folder / f".{name}.{os.getpid()}"
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(place.resolve())
+        draft.replace(folder / name)
 
 
 def _train(missing: Sequence[tuple[Recipe, Path]], processes: int, tell: Callable[[str], Any]) -> None:
