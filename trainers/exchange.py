@@ -110,6 +110,7 @@ class FileShelf:
             draft = place.with_suffix(".draft")
             told = {"update": str(message.update), "facts": json.dumps(dict(message.facts))}
             save_file({name: tensor.contiguous() for name, tensor in message.tensors.items()}, draft, metadata=told)
+            place.unlink(missing_ok=True)  # ext4 flushes a file that is renamed over another: 4 ms each on a busy disk
             draft.replace(place)
         for message in messages[-1:]:
             self._write(message.student, "last", str(message.update))
