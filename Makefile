@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test servers test-servers unit lint clean
+.PHONY: quickstart test test-long servers test-servers unit lint clean
 
 quickstart: $(READY)
 	$(BIN)/python -m orchestrator run quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not servers" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not servers and not long" -n 2 --dist worksteal
+
+test-long: $(READY) # students of several processes, students killed at random
+	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 
 servers: # real vLLM and SGLang servers for a CPU, in .servers
 	PYTHON=$(PYTHON) tests/servers/install .servers

@@ -86,9 +86,9 @@ def train(side: Side, folder: Path, lessons: Sequence[Lesson], updates: int) -> 
     for number in range(updates):
         batch = [examples[(4 * number + place) % len(examples)] for place in range(4)]
         learner.begin(2e-4, batch, 0)
-        for rows in learner.passes(batch):
-            learner.backward(learner.forward(rows, number), {})
-        learner.step(number, 0, 0)
+        learner.learn(batch, number)
+        learner.finish(number, 0, 0)
+        learner.step()
     side.model.learn(False)
 
 
@@ -205,9 +205,9 @@ def talked(talk: Talk, own: Side, lessons: Sequence[Lesson], scratch: Path, runs
             said = spoken(talk.peer, example, talk.settings)
             (message,) = timed(times["speak"], speaker.speak, [said], talk.peer.name, run)
             timed(times["leave"], memory.put, [message])
-            timed(times["take"], memory.get, talk.peer.name, trajectory)
+            timed(times["take"], memory.get, talk.peer.name, trajectory, run)
             timed(times["leave file"], files.put, [message])
-            taken = timed(times["take file"], files.get, talk.peer.name, trajectory)
+            taken = timed(times["take file"], files.get, talk.peer.name, trajectory, run)
             assert taken is not None
             _hear(times["hear"], hearer, own, ours[trajectory], taken, talk.settings)
             sizes, tokens = sizes + message.num_bytes, tokens + len(example.tokens) - example.first

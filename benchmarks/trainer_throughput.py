@@ -16,7 +16,8 @@ alpha needs; `students`, those batches for two students that take turns in one p
 fastest TRL.
 
 TRL pads (packing and padding-free need FlashAttention), takes the batches as they come (they are sorted by length already),
-8 rows in a pass, and 4 and 2 that it accumulates; it logs and saves nothing. Ours cuts a batch as it does by itself: into
+8 rows in a pass, and 4 and 2 that it accumulates; it logs and saves nothing. Where there is no
+Triton, as on a CPU, TRL sends prompts and padding through the head too, and computes entropies of all. Ours cuts a batch as it does by itself: into
 passes of at most 512 padded tokens on a CPU. TRL averages over an update's tokens and we over its trajectories: the first loss
 is compared as TRL has it.
 `router`: its draws and updates, and forward passes over a quarter of what is not routed, are in the time, but not in the

@@ -302,6 +302,9 @@ class RunConfig(Part):
             raise ValueError("router: there is no student to route to; accepted: at least one student, or no `router`")
         if self.router or self.peers or self.placement == "together":
             self._students_walk_together()
+        for index, student in enumerate(self.students):
+            if self.peers and student.processes > 1:
+                raise ValueError(f"students[{index}].processes: {student.processes}; with peers, students have one process each")
         return self
 
     def _students_walk_together(self) -> None:

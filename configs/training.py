@@ -118,6 +118,8 @@ class Student(Part):
     def _processes_can_share(self) -> Student:
         if self.shard and self.processes == 1:
             raise ValueError("shard: one process has nobody to share with; accepted: processes above 1")
+        if self.processes > 1 and self.device.startswith("cuda:"):
+            raise ValueError(f'device: {self.device!r} for {self.processes} processes; accepted: "cuda", "cpu" or "auto"')
         if self.shard and self.tuning == "qlora":
             raise ValueError('shard: weights of 4 bits cannot be split; accepted: tuning "lora" or "full"')
         return self

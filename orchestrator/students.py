@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,15 @@ class Students:
             drafts = [_place(spec).with_suffix(".checked") for spec in specs]
             for spec, draft in zip(specs, drafts, strict=True):
                 write_whole(draft, spec.model_dump_json(indent=1))
-            await self._child([*map(str, drafts), "--check"], specs[0].directory / "check.log", self._note)
+            arguments = [*map(str, drafts), "--check"]
+            await self._child(arguments, specs[0].directory / "check.log", lambda _: None)  # what it says is raised
             for spec, draft in zip(specs, drafts, strict=True):
                 draft.replace(_place(spec))
 
     async def train(self) -> None:
         """Every student's schedule, and the router's. Raises `ChildFailed`, `ModelNotFound`."""
-        specs = await self._specs()
-        if all((spec.directory / "final").is_dir() for spec in specs):
+        specs = [spec for spec in await self._specs() if not (spec.directory / "final").is_dir()]
+        if not specs:
             return
         for spec in specs:
             write_whole(_place(spec), spec.model_dump_json(indent=1))
@@ -63,14 +64,13 @@ class Students:
         async with asyncio.TaskGroup() as group:
             for some in [specs] if together else [[spec] for spec in specs]:
                 arguments = [str(_place(spec)) for spec in some]
-                group.create_task(self._child(arguments, some[0].directory / "stderr.log", self._tell, _processes(some)))
+                group.create_task(self._child(arguments, some[0].directory / "stderr.log", self._tell))
         if not self.draining():
             await asyncio.to_thread(shutil.rmtree, self.folder.exchange, ignore_errors=True)
 
-    async def _child(self, arguments: list[str], errors: Path, told: Any, processes: int = 1) -> None:
-        launched = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
+    async def _child(self, arguments: list[str], errors: Path, told: Any) -> None:
         await run_child(
-            [*launched, "trainers", *arguments],
+            ["trainers", *arguments],
             draining=self.draining,
             drain_s=self.config.limits.drain_s,
             told=told,
@@ -117,12 +117,9 @@ def _place(spec: AnySpec) -> Path:
     return spec.directory / "spec.json"
 
 
-def _processes(specs: Sequence[AnySpec]) -> int:
-    return max(spec.student.processes if isinstance(spec, Spec) else 1 for spec in specs)
-
-
 def _threads(config: RunConfig, student: schema.Student) -> int | None:
-    """Students that compute on the CPU at the same time share its cores."""
-    if config.placement == "together" or len(config.students) == 1 or student.device not in ("cpu", "auto"):
+    """Processes that compute on the CPU at the same time share its cores."""
+    processes = sum(student.processes for student in config.students)
+    if config.placement == "together" or processes == 1 or student.device not in ("cpu", "auto"):
         return None
-    return max(1, (os.cpu_count() or 1) // len(config.students))
+    return max(1, (os.cpu_count() or 1) // processes)

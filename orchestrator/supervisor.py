@@ -27,6 +27,9 @@ WRONG_INPUT = 2
 DIVERGED = 4
 """The exit code of a student whose loss is no number any more: it would be none again."""
 
+SILENT_S = 120.0
+"""A child says every ten seconds that it is alive, once it has loaded its libraries: one that is silent so long is stuck."""
+
 _RESTARTS = 2
 _FIRST_WAIT_S = 1.0
 _LAST_LINES = 15
@@ -41,15 +44,28 @@ class ChildRefused(ChildFailed):
 
 
 async def run_child(
-    arguments: list[str], *, draining: Draining, drain_s: float, told: Callable[[Mapping[str, Any]], None], errors: Path
+    arguments: list[str],
+    *,
+    draining: Draining,
+    drain_s: float,
+    told: Callable[[Mapping[str, Any]], None],
+    errors: Path,
+    silent_s: float = SILENT_S,
 ) -> None:
     """Run `python -m ARGUMENTS` to its end; each JSON line of its stdout goes to `told`, its stderr to the file `errors`.
 
-    Draining sends it SIGTERM. Raises `ChildRefused`, and `ChildFailed` after `_RESTARTS` restarts.
+    Draining sends it SIGTERM. Raises `ChildRefused`, and `ChildFailed` after `_RESTARTS` restarts without a new checkpoint.
     """
     restarts = 0
+
+    def heard(message: Mapping[str, Any]) -> None:
+        nonlocal restarts
+        if message.get("kind") == "checkpoint":
+            restarts = 0
+        told(message)
+
     while True:
-        code, last = await _once(arguments, draining, drain_s, told, errors)
+        code, last = await _once(arguments, draining, drain_s, heard, errors, silent_s)
         if code in {0, DIVERGED} or draining():
             return
         log.warning("child_died", arguments=arguments, code=code, restarts=restarts, last=last)
@@ -63,7 +79,12 @@ async def run_child(
 
 
 async def _once(
-    arguments: list[str], draining: Draining, drain_s: float, told: Callable[[Mapping[str, Any]], None], errors: Path
+    arguments: list[str],
+    draining: Draining,
+    drain_s: float,
+    told: Callable[[Mapping[str, Any]], None],
+    errors: Path,
+    silent_s: float,
 ) -> tuple[int, str]:
     """One life of the child: its exit code and its last error."""
     errors.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +102,7 @@ async def _once(
         try:
             async with asyncio.TaskGroup() as group:
                 ending = group.create_task(_end_when_draining(child, draining, drain_s))
-                await _listen(child, told, last)
+                await _listen(child, told, last, silent_s)
                 code = await child.wait()
                 ending.cancel()
         finally:
@@ -91,17 +112,28 @@ async def _once(
     return code, last[0] if last else _tail(errors)
 
 
-async def _listen(child: asyncio.subprocess.Process, told: Callable[[Mapping[str, Any]], None], last: deque[str]) -> None:
+async def _listen(
+    child: asyncio.subprocess.Process, told: Callable[[Mapping[str, Any]], None], last: deque[str], silent_s: float
+) -> None:
     assert child.stdout is not None
-    async for line in child.stdout:
+    while True:
+        try:
+            line = await asyncio.wait_for(child.stdout.readline(), silent_s)
+        except TimeoutError:
+            last.append(f"it was silent for {silent_s:g} s, so it was killed")
+            child.kill()
+            return
+        if not line:
+            return
         try:
             message = json.loads(line)
         except ValueError:
             log.warning("child_said", line=line.decode(errors="replace").rstrip())
             continue
-        if message.get("kind") == "error":
+        if message.get("kind") == "error" and not last:  # of several ranks the first to fail breaks the others
             last.append(str(message.get("message")))
-        told(message)
+        if message.get("kind") != "alive":
+            told(message)
 
 
 async def _end_when_draining(child: asyncio.subprocess.Process, draining: Draining, drain_s: float) -> None:

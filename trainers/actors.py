@@ -18,6 +18,7 @@ from store.types import Failure, content_id
 from trainers.encoder import open_encoder
 from trainers.exchange import FileShelf, MemoryShelf, Shelf
 from trainers.loop import train
+from trainers.ranks import Alone, Ranks
 from trainers.router import route
 from trainers.spec import AnySpec, RouterSpec, Spec
 from trainers.student import check_student
@@ -26,8 +27,9 @@ from trainers.update import Diverged
 Tell = Callable[[dict[str, Any]], None]
 
 
-async def run_actors(specs: Sequence[AnySpec], tell: Tell, stopping: asyncio.Event) -> list[str]:
-    """Run all of them at once, to their ends, or until `stopping` is set: how each ended.
+async def run_actors(specs: Sequence[AnySpec], tell: Tell, stopping: asyncio.Event, ranks: Ranks | None = None) -> list[str]:
+    """Run all of them at once, to their ends, or until `stopping` is set: how each ended. A student of several processes is
+    the only one, and has its `ranks`.
 
     A student that diverges ends alone; what the others do then is told by their endings.
     """
@@ -38,7 +40,7 @@ async def run_actors(specs: Sequence[AnySpec], tell: Tell, stopping: asyncio.Eve
     async with open_store(specs[0].shared.store, create=False) as store:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch") as torch_thread:
             async with asyncio.TaskGroup() as group:
-                actors = [group.create_task(_run(spec, store, shelf, tell, stopping, torch_thread)) for spec in specs]
+                actors = [group.create_task(_run(spec, store, shelf, tell, stopping, torch_thread, ranks)) for spec in specs]
     return [actor.result() for actor in actors]
 
 
@@ -59,7 +61,13 @@ def _shelf(specs: Sequence[AnySpec]) -> Shelf:
 
 
 async def _run(
-    spec: AnySpec, store: Store, shelf: Shelf, tell: Tell, stopping: asyncio.Event, torch_thread: ThreadPoolExecutor
+    spec: AnySpec,
+    store: Store,
+    shelf: Shelf,
+    tell: Tell,
+    stopping: asyncio.Event,
+    torch_thread: ThreadPoolExecutor,
+    ranks: Ranks | None,
 ) -> str:
     name = "router" if isinstance(spec, RouterSpec) else spec.student.name
 
@@ -70,10 +78,19 @@ async def _run(
         assert spec.shared.router is not None
         encoder = await asyncio.to_thread(open_encoder, spec.encoder, spec.shared.router.width, torch.device("cpu"))
         return await route(spec, store, encoder, say, stopping)
+    ranks = ranks or Alone()
+    assert spec.student.processes == 1 or not isinstance(ranks, Alone), "several processes are started by python -m trainers"
     try:
-        return await train(spec, store, shelf, say, stopping, torch_thread)
+        try:
+            ending = await train(spec, store, shelf, say, stopping, torch_thread, ranks)
+        except Diverged:
+            ranks.end()
+            raise
+        ranks.end()
+        return ending
     except Diverged as diverged:
-        message = f"{diverged}; its last good checkpoint is in {spec.directory}"
+        kept = "its last good checkpoint is in" if any(spec.directory.glob("checkpoint-*")) else "no checkpoint is yet in"
+        message = f"{diverged}; {kept} {spec.directory}"
         failure_id = content_id("failure", name, "diverged", str(diverged))
         await store.record_failure(
             Failure(id=failure_id, where=f"student {name}", kind="Diverged", message=message, tries=1, subject=name)

@@ -72,16 +72,16 @@ def begin(directory: Path, name: str) -> Path:
     return draft
 
 
-def save_state(draft: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Write what only a continued training needs: the optimizer and the states of all random numbers."""
-    torch.save({"optimizer": optimizer.state_dict(), "random": _random_state()}, draft / _STATE)
+def save_state(draft: Path, optimizer: Mapping[str, Any]) -> None:
+    """Write what only a continued training needs: the optimizer's state and those of all random numbers."""
+    torch.save({"optimizer": optimizer, "random": _random_state()}, draft / _STATE)
 
 
-def load_state(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Put back what `save_state` wrote."""
-    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
+def load_state(folder: Path) -> dict[str, Any]:
+    """Put back the states of all random numbers; the optimizer's, which stays on the disk until it is read."""
+    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True, mmap=True)
     _set_random_state(state["random"])
+    return state["optimizer"]
 
 
 def seal(draft: Path, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -107,6 +107,33 @@ class Writing:
             raise ValueError("its question has no right answer for a common conclusion")
         answer = self.template.inert(target)
         return self.common + answer, answer
+
+
+@dataclass(slots=True)
+class Examples:
+    """The lessons in tokens, by trajectory, and how many could not be learnt."""
+
+    writing: Writing
+    longest: int
+    alone: bool
+    """Nobody shares the batches: what cannot be learnt is in none."""
+    by_trajectory: dict[str, Example] = field(default_factory=dict)
+    too_long: int = 0
+    unfit: dict[str, str] = field(default_factory=dict)
+    """Why, by trajectory."""
+
+    def __call__(self, lesson: Lesson) -> bool:
+        """Make an example; whether the lesson takes part in the batches."""
+        try:
+            example = self.writing.example(lesson)
+        except ValueError as error:
+            self.unfit[lesson.trajectory.id] = str(error)
+            return not self.alone
+        if len(example.tokens) > self.longest:
+            self.too_long += 1
+            return not self.alone
+        self.by_trajectory[lesson.trajectory.id] = example
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

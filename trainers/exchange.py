@@ -3,24 +3,28 @@
     speak ──▶ shelf (memory, or one file a trajectory and student) ──▶ hear, waiting a little for what is too old
 
 Invariant: nobody waits for ever, and nobody waits twice for one that has gone silent; a message is whole or not there. A lost
-message costs a term of a loss, so nothing here is synced to the disk. Not covered: what is said (`teaching.py`).
+message costs a term of a loss, so nothing here is synced to the disk. Students that wait for each other in every update hear
+what was said in that update, also of one that is an update ahead by now: the last two messages about a trajectory stay.
+Not covered: what is said (`teaching.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
@@ -28,7 +32,8 @@ _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What one student says of one trajectory just before its `update`; `facts` are small and JSON."""
+    """What one student says of one trajectory just before its `update`; `facts` are small and JSON. Without any it says that
+    it does not learn it."""
 
     student: str
     trajectory: str
@@ -41,16 +46,22 @@ class Message:
         """Of its tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether it holds nothing but numbers: one that diverges speaks once more before it ends."""
+        facts = [fact for fact in self.facts.values() if isinstance(fact, float)]
+        return all(map(math.isfinite, facts)) and all(bool(tensor.isfinite().all()) for tensor in self.tensors.values())
+
 
 class Shelf(Protocol):
-    """Where messages lie, the newest of each student and trajectory."""
+    """Where messages lie, the last two of each student and trajectory."""
 
     def put(self, messages: Sequence[Message]) -> None:
         """Leave messages of one student."""
         ...
 
-    def get(self, student: str, trajectory: str) -> Message | None:
-        """The newest message of a student about a trajectory."""
+    def get(self, student: str, trajectory: str, update: int) -> Message | None:
+        """What a student said of a trajectory before its `update`, or else what it said last."""
         ...
 
     def last_update(self, student: str) -> int:
@@ -70,19 +81,20 @@ class MemoryShelf:
     """For students of one process."""
 
     def __init__(self) -> None:
-        self._messages: dict[tuple[str, str], Message] = {}
+        self._messages: dict[tuple[str, str], tuple[Message, ...]] = {}
         self._last: dict[str, int] = {}
         self._vocabularies: dict[str, list[str | None]] = {}
 
     def put(self, messages: Sequence[Message]) -> None:
         """Leave messages of one student."""
         for message in messages:
-            self._messages[message.student, message.trajectory] = message
+            key = message.student, message.trajectory
+            self._messages[key] = message, *self._messages.get(key, ())[:1]
             self._last[message.student] = message.update
 
-    def get(self, student: str, trajectory: str) -> Message | None:
-        """The newest message of a student about a trajectory."""
-        return self._messages.get((student, trajectory))
+    def get(self, student: str, trajectory: str, update: int) -> Message | None:
+        """What a student said of a trajectory before its `update`, or else what it said last."""
+        return _chosen(self._messages.get((student, trajectory), ()), update)
 
     def last_update(self, student: str) -> int:
         """The newest update that a student has spoken of."""
@@ -98,7 +110,7 @@ class MemoryShelf:
 
 
 class FileShelf:
-    """For students of several processes: FOLDER/STUDENT/TRAJECTORY.safetensors."""
+    """For students of several processes: FOLDER/STUDENT/TRAJECTORY.safetensors, and .before for what that replaced."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -110,21 +122,22 @@ class FileShelf:
             draft = place.with_suffix(".draft")
             told = {"update": str(message.update), "facts": json.dumps(dict(message.facts))}
             save_file({name: tensor.contiguous() for name, tensor in message.tensors.items()}, draft, metadata=told)
-            place.unlink(missing_ok=True)  # ext4 flushes a file that is renamed over another: 4 ms each on a busy disk
+            before = place.with_suffix(".before")
+            before.unlink(missing_ok=True)  # ext4 flushes a file that is renamed over another: .1 ms, 4 where the disk is busy
+            with suppress(FileNotFoundError):
+                place.replace(before)
             draft.replace(place)
         for message in messages[-1:]:
             self._write(message.student, "last", str(message.update))
 
-    def get(self, student: str, trajectory: str) -> Message | None:
-        """The newest message of a student about a trajectory."""
-        try:
-            with safe_open(self._place(student, f"{trajectory}.safetensors"), framework="pt") as file:
-                told = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (OSError, SafetensorError):
-            return None
-        facts = json.loads(told["facts"])
-        return Message(student=student, trajectory=trajectory, update=int(told["update"]), facts=facts, tensors=tensors)
+    def get(self, student: str, trajectory: str, update: int) -> Message | None:
+        """What a student said of a trajectory before its `update`, or else what it said last."""
+        place = self._place(student, f"{trajectory}.safetensors")
+        newest = _message(student, trajectory, place)
+        if newest is not None and newest.update == update:
+            return newest
+        before = _message(student, trajectory, place.with_suffix(".before"))
+        return _chosen([message for message in (newest, before) if message is not None], update)
 
     def last_update(self, student: str) -> int:
         """The newest update that a student has spoken of."""
@@ -137,7 +150,7 @@ class FileShelf:
     def vocabulary(self, student: str) -> list[str | None] | None:
         """A student's vocabulary, if it has left it."""
         text = self._read(student, "vocabulary.json")
-        return None if text is None else json.loads(text)
+        return json.loads(text) if text else None
 
     def _place(self, student: str, name: str) -> Path:
         return self._folder / student / name
@@ -168,6 +181,13 @@ class Exchange:
     """`sent_bytes`, `sent_tokens`, `heard`, `missed`."""
     _silent: dict[str, int] = field(default_factory=dict)
 
+    async def decline(self, trajectories: Iterable[str], update: int) -> None:
+        """Leave word that these are not learnt, so that no peer waits for what would be said of them."""
+        declined = [
+            Message(student=self.student, trajectory=each, update=update, facts={}, tensors={}) for each in sorted(trajectories)
+        ]
+        await asyncio.to_thread(self.shelf.put, declined)
+
     async def swap(
         self, messages: Sequence[Message], wanted: Mapping[str, Sequence[str]], update: int
     ) -> dict[str, list[Message]]:
@@ -178,7 +198,7 @@ class Exchange:
         found: dict[tuple[str, str], Message] = {}
         until, look_s = time.monotonic() + self.wait_s, _FIRST_LOOK_S
         while missing:
-            new = await asyncio.to_thread(self._look, missing, update - self.staleness)
+            new = await asyncio.to_thread(self._look, missing, update)
             found |= new
             missing -= new.keys()
             await asyncio.to_thread(self._forgive)
@@ -188,20 +208,38 @@ class Exchange:
             look_s = min(look_s * 1.5, _LAST_LOOK_S)
         for peer, _ in missing:
             self._silent.setdefault(peer, self.shelf.last_update(peer))
+        spoken = {key: message for key, message in found.items() if message.facts}
+        found = {key: message for key, message in spoken.items() if message.is_finite}
         self.counts["heard"] += len(found)
-        self.counts["missed"] += len(missing)
+        self.counts["missed"] += len(missing) + len(spoken) - len(found)
         ordered = {trajectory: [(peer, trajectory) for peer in peers] for trajectory, peers in wanted.items()}
         return {trajectory: [found[key] for key in keys if key in found] for trajectory, keys in ordered.items()}
 
-    def _look(self, missing: Iterable[tuple[str, str]], oldest: int) -> dict[tuple[str, str], Message]:
-        looked = {key: self.shelf.get(*key) for key in missing}
+    def _look(self, missing: Iterable[tuple[str, str]], update: int) -> dict[tuple[str, str], Message]:
+        looked = {key: self.shelf.get(*key, update) for key in missing}
+        oldest = update - self.staleness
         return {key: message for key, message in looked.items() if message is not None and message.update >= oldest}
 
     def _forgive(self) -> None:
         """One that has spoken again is no longer silent."""
         for peer, last in list(self._silent.items()):
-            if self.shelf.last_update(peer) > last:
+            if self.shelf.last_update(peer) != last:  # less: it died, and went on from a checkpoint
                 del self._silent[peer]
+
+
+def _chosen(messages: Sequence[Message], update: int) -> Message | None:
+    """Of those about one trajectory, the newest first."""
+    return next((message for message in messages if message.update == update), messages[0] if messages else None)
+
+
+def _message(student: str, trajectory: str, place: Path) -> Message | None:
+    try:
+        told = place.read_bytes()  # at once: `safe_open` opens it a second time, when another may have its name
+        header = json.loads(told[8 : 8 + int.from_bytes(told[:8], "little")])["__metadata__"]
+        facts, update, tensors = json.loads(header["facts"]), int(header["update"]), load(told)
+    except (OSError, ValueError, SafetensorError):  # none, or what a machine left that lost its power
+        return None
+    return Message(student=student, trajectory=trajectory, update=update, facts=facts, tensors=tensors)
 
 
 def half(values: Tensor) -> Tensor:

@@ -27,18 +27,21 @@ from typing import Any, Literal, TypeVar
 from safetensors.torch import load_file, save_file
 
 from store.store import Store
-from store.types import Checkpoint, Failure, Lesson, Metrics, Report, content_id
+from store.types import Checkpoint, Failure, Metrics, Report, content_id
 from trainers import checkpoint
 from trainers.checkpoint import Manifest
 from trainers.course import Course, batch_at, begin_course
-from trainers.data import Example, Writing
+from trainers.data import Example, Examples, Writing
 from trainers.exchange import Exchange, Shelf
+from trainers.followers import open_learner
+from trainers.measures import Measured
 from trainers.plan import Item
+from trainers.ranks import Ranks
 from trainers.routing import Assignment, Everything, Routed, Routing
 from trainers.spec import Spec
-from trainers.student import Chat, StudentModel, load_chat, load_student
+from trainers.student import Chat, StudentModel, load_chat
 from trainers.teaching import make_teaching
-from trainers.update import Learner, Measured
+from trainers.update import Learner
 
 Tell = Callable[[dict[str, Any]], None]
 Ending = Literal["done", "nothing", "stopped"]
@@ -55,35 +58,8 @@ class Unrecorded:
     metrics: list[Metrics] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Examples:
-    """The lessons in tokens, by trajectory, and how many could not be learnt."""
-
-    writing: Writing
-    longest: int
-    alone: bool
-    """Nobody shares the batches: what cannot be learnt is in none."""
-    by_trajectory: dict[str, Example] = field(default_factory=dict)
-    too_long: int = 0
-    unfit: dict[str, str] = field(default_factory=dict)
-    """Why, by trajectory."""
-
-    def __call__(self, lesson: Lesson) -> bool:
-        """Make an example; whether the lesson takes part in the batches."""
-        try:
-            example = self.writing.example(lesson)
-        except ValueError as error:
-            self.unfit[lesson.trajectory.id] = str(error)
-            return not self.alone
-        if len(example.tokens) > self.longest:
-            self.too_long += 1
-            return not self.alone
-        self.by_trajectory[lesson.trajectory.id] = example
-        return True
-
-
 async def train(
-    spec: Spec, store: Store, shelf: Shelf, tell: Tell, stopping: asyncio.Event, torch_thread: ThreadPoolExecutor
+    spec: Spec, store: Store, shelf: Shelf, tell: Tell, stopping: asyncio.Event, torch_thread: ThreadPoolExecutor, ranks: Ranks
 ) -> Ending:
     """Train one student to the end of its schedule, or to the next update after `stopping` is set.
 
@@ -94,14 +70,21 @@ async def train(
     if finished is not None:
         tell({"kind": "done", "update": finished.update, "directory": str(spec.directory / checkpoint.FINAL), "already": True})
         return "done"
-    return await _Trainer(spec, store, shelf, tell, stopping, torch_thread).run()
+    return await _Trainer(spec, store, shelf, tell, stopping, torch_thread, ranks).run()
 
 
 class _Trainer:
     """Between the learner's thread and everybody else."""
 
     def __init__(
-        self, spec: Spec, store: Store, shelf: Shelf, tell: Tell, stopping: asyncio.Event, torch_thread: ThreadPoolExecutor
+        self,
+        spec: Spec,
+        store: Store,
+        shelf: Shelf,
+        tell: Tell,
+        stopping: asyncio.Event,
+        torch_thread: ThreadPoolExecutor,
+        ranks: Ranks,
     ) -> None:
         shared, config = spec.shared, spec.student
         self.spec = spec
@@ -110,10 +93,11 @@ class _Trainer:
         self.tell = tell
         self.stopping = stopping
         self.torch_thread = torch_thread
+        self.ranks = ranks
         others = tuple(name for name in shared.names if name != config.name)
         self.routing: Routing = Everything(others)
         if shared.router is not None:
-            self.routing = Routed(store, shared.router, config.name, shared.names, shared.seed)
+            self.routing = Routed(store, shared.router, config.name, shared.names, shared.seed, stopping)
         self.exchange: Exchange | None = None
         if shared.peers is not None:
             self.exchange = Exchange(shelf, config.name, shared.peers.staleness, shared.peers.wait_s)
@@ -137,65 +121,83 @@ class _Trainer:
         while await course.reach(epoch, examples):
             await self._record_unfit(examples)
             for items in batch_at(course, epoch, len(self.losses)):
-                if self.stopping.is_set():
+                stopped = self.stopping.is_set()
+                assigned = None if stopped else await self.routing.assign(course.walk, epoch, len(self.losses), items)
+                if assigned is None:
                     await self._stop(learner, course, examples)
                     return "stopped"
-                await self._update(learner, course, examples, items, epoch)
+                await self._update(learner, course, examples, items, epoch, assigned)
                 if self._is_due(course):
                     await self._save(learner, course, examples)
             epoch += 1
+        await self._record_unfit(examples)
         if self.stopping.is_set() and course.walk.ended_with is None:
             await self._stop(learner, course, examples)
             return "stopped"
-        folder = await self._save(learner, course, examples, final=True)
         last = next((loss for loss in reversed(self.losses) if loss is not None), None)
+        if last is None:
+            return await self._nothing(examples)
+        folder = await self._save(learner, course, examples, final=True)
         self.tell({"kind": "done", "update": len(self.losses), "directory": str(folder), "loss": last})
         return "done"
 
     def _is_due(self, course: Course) -> bool:
         return len(self.losses) % self.spec.student.checkpoint_every == 0 and len(self.losses) != course.walk.updates
 
-    async def _update(self, learner: Learner, course: Course, examples: Examples, items: Sequence[Item], epoch: int) -> None:
+    async def _update(
+        self, learner: Learner, course: Course, examples: Examples, items: Sequence[Item], epoch: int, assigned: Assignment
+    ) -> None:
         number, config = len(self.losses), self.spec.student
-        assigned = await self.routing.assign(course.walk, epoch, number, items)
         began = time.monotonic()
         known = [examples.by_trajectory[item.trajectory] for item in items if item.trajectory in examples.by_trajectory]
         learnt = [example for example in known if example.trajectory in assigned.learns]
         measured = [example for example in known if example.trajectory in assigned.measures]
+        if self.exchange is not None:
+            await self.exchange.decline(assigned.learns - examples.by_trajectory.keys(), number)
         fellows = {each.trajectory: fellows for each in learnt if (fellows := assigned.fellows.get(each.trajectory))}
         rate = course.walk.rate(number, config.learning_rate, config.warmup)
-        await self._call(learner.begin, rate, learnt, len(fellows))
+        await self._all(learner.begin, rate, learnt, len(fellows))
         if measured:
-            await self._call(learner.measure, measured)
-        for rows in learner.passes(learnt):
-            await self._pass(learner, rows, number, fellows)
+            await self._all(learner.measure, measured)
+        if self.exchange is None:
+            await self._all(learner.learn, learnt, number)
+        else:
+            for at, rows in enumerate(learner.passes(learnt)):
+                await self._pass(learner, self.exchange, rows, number, at, fellows)
         tokens = sum(len(example.tokens) for example in learnt)
         response_tokens = sum(len(example.tokens) - example.first for example in learnt)
-        found = await self._call(learner.step, number, tokens, response_tokens)
+        found = await self._all(learner.finish, number, tokens, response_tokens)
+        await self._all(learner.step)
         self._keep(found, course, examples, epoch, assigned, time.monotonic() - began)
         if self.spec.shared.router is not None:  # it waits for them
             await self.store.record_training(self.unrecorded.reports, self.unrecorded.metrics)
             self.unrecorded = Unrecorded()
 
-    async def _pass(self, learner: Learner, rows: Sequence[Example], number: int, fellows: dict[str, Sequence[str]]) -> None:
+    async def _pass(
+        self,
+        learner: Learner,
+        exchange: Exchange,
+        rows: Sequence[Example],
+        number: int,
+        at: int,
+        fellows: dict[str, Sequence[str]],
+    ) -> None:
         """One forward and backward pass; between them the peers have their say."""
-        speaking = frozenset(example.trajectory for example in rows if self.exchange and example.trajectory in fellows)
-        forward = await self._call(learner.forward, rows, number, speaking)
+        speaking = frozenset(example.trajectory for example in rows if example.trajectory in fellows)
+        forward = await self._call(learner.forward, rows, number, at, speaking)
         heard = {}
-        if self.exchange is not None and forward.messages:
+        if forward.messages:
             wanted = {message.trajectory: fellows[message.trajectory] for message in forward.messages}
-            heard = await self.exchange.swap(forward.messages, wanted, number)
-            self.exchange.counts["sent_tokens"] += sum(len(each.labels_N) for each in forward.spoken)
+            heard = await exchange.swap(forward.messages, wanted, number)
+            exchange.counts["sent_tokens"] += sum(len(each.labels_N) for each in forward.spoken)
         await self._call(learner.backward, forward, heard)
 
     async def _open(self, course: Course, examples: Examples, chat: Chat) -> Learner:
         """Load the student, and go on from the newest checkpoint."""
         spec, shared, config = self.spec, self.spec.shared, self.spec.student
         newest = checkpoint.find_newest(spec.directory, await self.store.checkpoints(config.name), shared.config_hash)
-        student = await self._call(
-            load_student, spec.model, config, int(content_id("adapter", shared.seed, config.name)[:12], 16)
-        )
-        learner = await self._call(Learner, student, config, shared.seed, shared.peers)
+        learner = await self._all(self.open_learner)
+        student = learner.student
         if shared.peers is not None:
             await self._introduce(learner, student, chat)
         if newest is not None:
@@ -220,6 +222,10 @@ class _Trainer:
             }
         )
         return learner
+
+    def open_learner(self) -> Learner:
+        """The first order."""
+        return open_learner(self.spec, self.ranks)
 
     async def _introduce(self, learner: Learner, student: StudentModel, chat: Chat) -> None:
         shared, name = self.spec.shared, self.spec.student.name
@@ -260,6 +266,7 @@ class _Trainer:
             **({} if measured.loss is None else {"loss": measured.loss}),
             **({} if measured.gradient_norm is None else {"gradient_norm": measured.gradient_norm}),
             **{f"loss {name}": value for name, value in measured.terms.items()},
+            **{f"routes {name}": float(count) for name, count in self.routing.counts.items()},
             **({f"peers {name}": float(count) for name, count in self.exchange.counts.items()} if self.exchange else {}),
         }
         self.unrecorded.metrics.append(Metrics(student=student, update=update, values=values))
@@ -316,13 +323,11 @@ class _Trainer:
 
     def _write(self, learner: Learner, course: Course, examples: Examples, name: str, final: bool) -> Path:
         draft = checkpoint.begin(self.spec.directory, name)
-        learner.student.save(draft)
+        self.ranks.together(learner.save, draft, final)
         if self.spec.student.tuning == "full":
             examples.writing.template.save(draft)  # pyright: ignore[reportAttributeAccessIssue]
         if learner.teaching is not None and learner.teaching.projection is not None:
             save_file(learner.teaching.projection.state_dict(), draft / _PROJECTION)
-        if not final:
-            checkpoint.save_state(draft, learner.optimizer)
         manifest = Manifest(
             config_hash=self.spec.shared.config_hash,
             lessons_hash=course.identity,
@@ -338,10 +343,12 @@ class _Trainer:
 
     def _resume(self, learner: Learner, folder: Path) -> None:
         """Go on where a checkpoint was written."""
-        learner.student.load(folder)
+        self.ranks.together(learner.load, folder)
         if learner.teaching is not None and learner.teaching.projection is not None:
             learner.teaching.projection.load_state_dict(load_file(folder / _PROJECTION))
-        checkpoint.load_state(folder, learner.optimizer)
+
+    async def _all(self, function: Callable[..., T], *arguments: object) -> T:
+        return await self._call(self.ranks.together, function, *arguments)
 
     async def _call(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.torch_thread, partial(function, *arguments))

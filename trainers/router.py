@@ -233,19 +233,26 @@ class _Router:
         return True
 
     async def _reported(self, update: int) -> bool:
-        """Wait until every student that is not silent has told of an update; False when asked to stop."""
+        """Wait until every student that is not silent, nor stopped for good, has told of an update; False when asked to stop.
+
+        Without all of them nobody is there to go on for: then it waits on, while models are still loaded, say.
+        """
         until = time.monotonic() + self.keeper.config.wait_s
         while not self.stopping.is_set():
             last = await self.store.last_updates()
             self.silent = {name: told for name, told in self.silent.items() if last.get(name, 0) == told}
-            late = [name for name in self.keeper.names if last.get(name, 0) < update and name not in self.silent]
+            behind = [name for name in self.keeper.names if last.get(name, 0) < update]
+            late = [name for name in behind if name not in self.silent and not await self._has_diverged(name)]
             if not late:
                 return True
-            if time.monotonic() > until:
+            if time.monotonic() > until and len(behind) < len(self.keeper.names):
                 self.silent |= {name: last.get(name, 0) for name in late}
                 self.tell({"kind": "note", "message": f"router: goes on without {', '.join(late)}"})
             await asyncio.sleep(LOOK_S)
         return False
+
+    async def _has_diverged(self, student: str) -> bool:
+        return any(failure.kind == "Diverged" for failure in await self.store.failures_about(student))
 
     async def _resume(self) -> None:
         spec = self.spec

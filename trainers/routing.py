@@ -33,8 +33,13 @@ class Assignment:
 class Routing(Protocol):
     """Where assignments come from."""
 
-    async def assign(self, walk: Walk, epoch: int, update: int, items: Sequence[Item]) -> Assignment:
-        """Of the update `update`, from 0, in an epoch of a walk."""
+    @property
+    def counts(self) -> Counter[str]:
+        """What went wrong, how often."""
+        ...
+
+    async def assign(self, walk: Walk, epoch: int, update: int, items: Sequence[Item]) -> Assignment | None:
+        """Of the update `update`, from 0, in an epoch of a walk; None when asked to stop before it was known."""
         ...
 
 
@@ -43,6 +48,8 @@ class Everything:
     """No router: all students learn all that they are given."""
 
     others: tuple[str, ...]
+    counts: Counter[str] = field(default_factory=Counter)
+    """Nothing."""
 
     async def assign(self, walk: Walk, epoch: int, update: int, items: Sequence[Item]) -> Assignment:
         """All of it, with everybody."""
@@ -59,17 +66,19 @@ class Routed:
     student: str
     names: tuple[str, ...]
     seed: int
+    stopping: asyncio.Event
     counts: Counter[str] = field(default_factory=Counter)
-    """`unrouted_rounds`: for which no routes came in time."""
+    """`missed`: rounds for which no routes came in time."""
     _round: int = -1
     _gates: dict[str, dict[str, int]] = field(default_factory=dict)
     """By trajectory and student: the newest known."""
 
-    async def assign(self, walk: Walk, epoch: int, update: int, items: Sequence[Item]) -> Assignment:
+    async def assign(self, walk: Walk, epoch: int, update: int, items: Sequence[Item]) -> Assignment | None:
         """What the round's routes say; of what they do not name, everything."""
         number = walk.round_of(epoch, update, self.config.every)
         if number != self._round:
-            await self._learn_of(number)
+            if not await self._learn_of(number):
+                return None
             self._round = number
         gates = {item.trajectory: self._gates.get(item.trajectory, {}) for item in items}
         learns = {trajectory for trajectory, open_to in gates.items() if open_to.get(self.student, 1)}
@@ -78,15 +87,19 @@ class Routed:
         fellows = {each: [name for name in others if gates[each].get(name, 1)] for each in learns}
         return Assignment(learns=frozenset(learns), measures=frozenset(measures), fellows=fellows)
 
-    async def _learn_of(self, number: int) -> None:
+    async def _learn_of(self, number: int) -> bool:
+        """Know a round's routes, or do without; False when asked to stop, as the router may have been."""
         until = time.monotonic() + self.config.wait_s
         while not (routes := await self.store.routes(number)):
+            if self.stopping.is_set():
+                return False
             if time.monotonic() > until:
-                self.counts["unrouted_rounds"] += 1
-                return
+                self.counts["missed"] += 1
+                break
             await asyncio.sleep(LOOK_S)
         for route in routes:
             self._gates.setdefault(route.trajectory, {})[route.student] = route.gate
+        return True
 
 
 def explores(config: Router, seed: int, student: str, trajectory: str, number: int) -> bool:

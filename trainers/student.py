@@ -27,6 +27,8 @@ from transformers.utils import logging as transformers_logging
 
 from configs import schema
 from store.reasoning import inert
+from trainers import shards
+from trainers.ranks import Alone, Ranks, check_devices, local_rank
 
 THINK = "<think>"
 _CONTENT = "CONTENT"
@@ -129,26 +131,41 @@ class StudentModel:
         """Dropout on or off."""
         self._whole.train(learning)
 
-    def save(self, directory: Path) -> None:
-        """Write the adapter as peft does, without its empty model card; or the whole model, as the hub has them."""
-        if isinstance(self._whole, PeftModel):
-            self._whole.save_pretrained(str(directory), save_embedding_layers=False)
-            (directory / "README.md").unlink(missing_ok=True)
-        else:
+    def save(self, directory: Path, *, writes: bool = True) -> None:
+        """Write the adapter as peft does, without its empty model card; or the whole model, as the hub has them.
+
+        All ranks take part, one `writes`.
+        """
+        adapter = isinstance(self._whole, PeftModel)
+        shards.part(self._whole)
+        state = self._whole.state_dict()
+        if adapter:
+            state = {name: tensor for name, tensor in state.items() if "lora_" in name}
+        whole = shards.gather(state, keep=writes)
+        if writes:
+            options: dict[str, Any] = {"save_embedding_layers": False} if adapter else {}
             with quiet():
-                self._whole.save_pretrained(str(directory))
+                self._whole.save_pretrained(str(directory), state_dict=whole, **options)
+            (directory / "README.md").unlink(missing_ok=True)
 
     def load(self, directory: Path) -> None:
         """Take the weights that `save` wrote."""
+        shards.part(self._whole)
         if isinstance(self._whole, PeftModel):
-            missing = set_peft_model_state_dict(self._whole, load_file(directory / _ADAPTER)).missing_keys
+            saved = self._like_own(load_file(directory / _ADAPTER))
+            missing = set_peft_model_state_dict(self._whole, saved).missing_keys
             lost = [key for key in missing if "lora_" in key]
         else:
             with quiet():
                 saved = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
-            lost = self._whole.load_state_dict(saved.state_dict(), strict=False).missing_keys
+            lost = self._whole.load_state_dict(self._like_own(saved.state_dict()), strict=False).missing_keys
         if lost:
             raise ValueError(f"{directory}: the saved weights lack {lost[0]} and {len(lost) - 1} more")
+
+    def _like_own(self, saved: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Saved weights, split as this student's are; peft leaves its adapter's name out of a file."""
+        own = {name.replace(".default.", "."): parameter for name, parameter in self._whole.named_parameters()}
+        return {name: shards.scatter(tensor, own[name]) if name in own else tensor for name, tensor in saved.items()}
 
     def check_head(self) -> None:
         """Compare logits with the model's own on four tokens. Raises `ValueError`: some models do more than we know of."""
@@ -172,17 +189,26 @@ def load_chat(folder: Path) -> Chat:
     return Chat(tokenizer)
 
 
-def load_student(folder: Path, config: schema.Student, seed: int) -> StudentModel:
+def load_student(folder: Path, config: schema.Student, seed: int, ranks: Ranks | None = None) -> StudentModel:
     """The model of a folder; a new adapter is drawn from `seed`. Raises `ValueError` for one that cannot be a student."""
-    device = find_device(config.device)
+    ranks = ranks or Alone()
+    device = find_device(config.device, local_rank() if config.processes > 1 else None)
     dtype = find_dtype(config.dtype, device)
-    with quiet():
-        base: Any = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, **_weights(config, dtype, device))
-    if config.tuning != "qlora":  # which is there already: bitsandbytes makes its weights on the device
-        base.to(device)
-    if config.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
-    whole = base if config.tuning == "full" else _adapted(base, config, seed)
+    if device.index is not None:  # of this thread: collectives run on it
+        torch.cuda.set_device(device)
+    with ranks.turn():
+        with quiet():
+            weights = _weights(config, dtype, device)
+            base: Any = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, **weights)
+        if config.tuning == "qlora":
+            _keep_unpacked(base)
+        elif not ranks.sharded:  # and 4 bits are there already: bitsandbytes makes them on the device
+            base.to(device)
+        if config.gradient_checkpointing:
+            with quiet():
+                base.gradient_checkpointing_enable({"use_reentrant": False})
+        whole = base if config.tuning == "full" else _adapted(base, config, seed)
+        ranks.split(base.get_decoder(), base, device)
     student = StudentModel(whole, device, dtype)
     student.check_head()
     return student
@@ -190,6 +216,7 @@ def load_student(folder: Path, config: schema.Student, seed: int) -> StudentMode
 
 def check_student(folder: Path, config: schema.Student) -> None:
     """Whether a folder's model can learn as configured, without loading its weights. Raises `ValueError`."""
+    check_devices(config)
     load_chat(folder)
     with quiet(), torch.device("meta"):
         settings = AutoConfig.from_pretrained(str(folder), local_files_only=True)
@@ -217,6 +244,14 @@ def _weights(config: schema.Student, dtype: torch.dtype, device: torch.device) -
     return {"dtype": dtype, "quantization_config": four_bits, "device_map": {"": device}}
 
 
+def _keep_unpacked(base: nn.Module) -> None:
+    """On CPUs with AVX-512 bitsandbytes packs weights anew in the first pass without gradient, for good: it rounds their scales
+    to bfloat16, so that a student measured is another than one not measured, and fails on layers narrower than a block."""
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
+
+
 def _adapted(base: Any, config: schema.Student, seed: int) -> PeftModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -231,11 +266,11 @@ def _adapted(base: Any, config: schema.Student, seed: int) -> PeftModel:
     return peft  # pyright: ignore[reportReturnType] - a mixed one is made only when it is asked for
 
 
-def find_device(name: str) -> torch.device:
-    """The device of a configuration's name; "auto" is the first GPU if there is one."""
+def find_device(name: str, rank: int | None = None) -> torch.device:
+    """The device of a configuration's name; "auto" is a GPU if there is one, and of several processes each has its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device(name if name != "cuda" or rank is None else f"cuda:{rank}")
 
 
 def find_dtype(name: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:

@@ -86,7 +86,6 @@ class HiddenStates:
 
     def speak(self, spoken: Sequence[Spoken], student: str, update: int) -> list[Message]:
         """The words' projected states, and how competent the student takes itself to be."""
-        self._own.clear()
         messages = []
         for each in spoken:
             places, num_words = _words(each.example)
@@ -104,10 +103,10 @@ class HiddenStates:
 
     def hear(self, spoken: Spoken, messages: Sequence[Message]) -> Heard | None:
         """The distance from the ensemble."""
+        own_WE, competence = self._own.pop(spoken.example.trajectory)
         messages = _about(spoken, messages)
         if not messages:
             return None
-        own_WE, competence = self._own[spoken.example.trajectory]
         others_OWE = torch.stack([message.tensors["words_WE"] for message in messages]).to(own_WE)
         told = own_WE.new_tensor([message.facts["competence"] for message in messages])
         known = own_WE.new_tensor([spoken.cross_entropy, *(message.facts["cross_entropy"] for message in messages)])

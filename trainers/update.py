@@ -6,10 +6,12 @@ over the batch's questions q and their routed trajectories j. alpha sums to 1 ov
 compatibility every alpha is 1 and Z counts trajectories. C counts the trajectories that a peer learns too. A switch
 removes a term and nothing else.
 
-    begin ──▶ ( forward ──▶ [ what peers say ] ──▶ backward ) per forward pass ──▶ step
+    begin ──▶ ( forward ──▶ [ what peers say ] ──▶ backward ) per forward pass ──▶ finish ──▶ step
+              └───────────── learn, where there are no peers ─────────────┘
 
 Invariant: the weights move only in `step`, and only by numbers that are numbers; dropout is drawn from seed, student,
-update and pass, so a resumed student draws the same. Not covered: which examples (`plan.py`), who else (`loop.py`).
+update and pass, so a resumed student draws the same, and so do several processes. Not covered: which examples (`plan.py`),
+who else (`loop.py`), how processes share the passes (`ranks.py`).
 """
 
 from __future__ import annotations
@@ -17,19 +19,22 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from configs import schema
-from trainers import compatibility, losses
+from trainers import checkpoint, compatibility, losses, shards
 from trainers.data import Batch, Example, collate
 from trainers.exchange import Message
 from trainers.look import Look
+from trainers.measures import Measured, Sums, Told
 from trainers.plan import passes
+from trainers.ranks import Alone, Ranks
 from trainers.student import StudentModel
 from trainers.teaching import Spoken, Teaching
 
@@ -41,32 +46,6 @@ _REMEMBERED = 20
 
 class Diverged(ArithmeticError):
     """A loss or a gradient that is no number, or far from the ones before; the message is one line."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What is measured on one trajectory; `alpha` and the scores only with compatibility."""
-
-    cross_entropy: float
-    routed: bool
-    alpha: float | None = None
-    adaptability: float | None = None
-    consensus: float | None = None
-    difficulty: float | None = None
-    peer: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What one update came to. `loss` is L, None where nothing was learnt."""
-
-    loss: float | None
-    learning_rate: float
-    gradient_norm: float | None
-    tokens: int
-    response_tokens: int
-    terms: Mapping[str, float]
-    told: Mapping[str, Told]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,30 +62,28 @@ class Forward:
     messages: list[Message]
 
 
-@dataclass(slots=True)
-class _Sums:
-    """Of one update, so far."""
-
-    weight: float = 0.0
-    co_routed: int = 0
-    passes: int = 0
-    loss: float = 0.0
-    terms: dict[str, float] = field(default_factory=dict)
-    told: dict[str, Told] = field(default_factory=dict)
-
-
 class Learner:
     """A student and its optimizer. All of it runs in one thread."""
 
-    def __init__(self, student: StudentModel, config: schema.Student, seed: int, peers: schema.Peers | None = None) -> None:
+    def __init__(
+        self,
+        student: StudentModel,
+        config: schema.Student,
+        seed: int,
+        peers: schema.Peers | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.student = student
         self.config = config
         self.seed = seed
         self.peers = peers
+        self.ranks: Ranks = ranks or Alone()
         self.teaching: Teaching | None = None
-        self.optimizer = torch.optim.AdamW(student.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            shards.groups(student.parameters), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
         self._recent: list[float] = []
-        self._sums = _Sums()
+        self._sums = Sums()
         student.learn(True)
 
     def teach_with(self, teaching: Teaching) -> None:
@@ -136,24 +113,34 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.peers.learning_rate if self.peers and group.get("peers") else rate
         units = {example.question for example in examples} if self.config.compatibility else examples
-        self._sums = _Sums(weight=float(len(units)), co_routed=co_routed)
+        self._sums = Sums(weight=float(len(units)), co_routed=co_routed)
 
     @torch.no_grad()
     def measure(self, examples: Sequence[Example]) -> None:
         """Cross-entropies of examples that are not learnt, by the student as it is: without dropout."""
         self.student.learn(False)
-        for rows in self.passes(examples):
+        for at, rows in self.ranks.deal(self.passes(examples)):
+            if at is None:
+                self._accompany(rows)
+                continue
             batch = collate(rows).to(self.student.device)
             values = self._cross_entropies(batch, self._states(batch), None)[1].tolist()
             told = [Told(cross_entropy=value, routed=False) for value in values]
             self._sums.told |= dict(zip(batch.trajectories, told, strict=True))
         self.student.learn(True)
 
-    def forward(self, examples: Sequence[Example], number: int, speaking: frozenset[str] = frozenset()) -> Forward:
-        """One forward pass of the update `number`, and messages about those trajectories that are `speaking`."""
-        key = f"{self.seed}/{self.config.name}/{number}/{self._sums.passes}"
+    def learn(self, examples: Sequence[Example], number: int) -> None:
+        """All forward and backward passes of the update `number` that are this process's."""
+        for at, rows in self.ranks.deal(self.passes(examples)):
+            if at is None:
+                self._accompany(rows)
+            else:
+                self.backward(self.forward(rows, number, at), {})
+
+    def forward(self, examples: Sequence[Example], number: int, at: int, speaking: frozenset[str] = frozenset()) -> Forward:
+        """The forward pass `at` of the update `number`, and messages about those trajectories that are `speaking`."""
+        key = f"{self.seed}/{self.config.name}/{number}/{at}"
         torch.manual_seed(int.from_bytes(sha256(key.encode()).digest()[:7]))
-        self._sums.passes += 1
         batch = collate(examples).to(self.student.device)
         states_ND = self._states(batch)
         look = Look(batch, gold=self.config.compatibility is not None, peers=self._spoken_logits())
@@ -192,15 +179,17 @@ class Learner:
             sums.terms[name] = sums.terms.get(name, 0.0) + value.item()
         self._tell(forward, {trajectory: each.loss.item() for trajectory, each in peer_losses.items()})
 
-    def step(self, number: int, tokens: int, response_tokens: int) -> Measured:
-        """Move the weights. Raises `Diverged`; then they have not moved."""
-        sums, learnt = self._sums, bool(self._sums.passes)
-        norm = torch.nn.utils.clip_grad_norm_(self._learning(), self.config.clip).item() if learnt else None
+    def finish(self, number: int, tokens: int, response_tokens: int) -> Measured:
+        """What the passes of all ranks came to, known on rank 0. Raises `Diverged` there."""
+        sums, learnt, norm = self._sums, bool(self._sums.weight), None
         if learnt:
+            self.ranks.add_up(self._learning())
+            norm = shards.clip(self._learning(), self.config.clip)
+        for other in self.ranks.gather(sums)[1:]:
+            sums.add(other)
+        if learnt and self.ranks.rank == 0:
             self._check(number, sums.loss, norm)
-            self.optimizer.step()
             self._recent = [*self._recent, sums.loss][-_REMEMBERED:]
-        self.optimizer.zero_grad()
         return Measured(
             loss=sums.loss if learnt else None,
             learning_rate=self.optimizer.param_groups[0]["lr"],
@@ -210,6 +199,32 @@ class Learner:
             terms=sums.terms,
             told=sums.told,
         )
+
+    def step(self) -> None:
+        """Move the weights, after `finish` has found nothing wrong."""
+        if self._sums.weight:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def save(self, draft: Path, final: bool) -> None:
+        """Write the weights and, if not `final`, what only a continued training needs; all ranks take part, rank 0 writes."""
+        writes = self.ranks.rank == 0
+        self.student.save(draft, writes=writes)
+        if not final:
+            state = shards.optimizer_state(self.optimizer, keep=writes)
+            if writes:
+                checkpoint.save_state(draft, state)
+
+    def load(self, folder: Path) -> None:
+        """Take what `save` wrote."""
+        self.student.load(folder)
+        shards.load_optimizer_state(self.optimizer, checkpoint.load_state(folder))
+
+    def _accompany(self, examples: Sequence[Example]) -> None:
+        """A pass that counts nothing: where weights are split, the others' passes need this rank's part of them."""
+        states_ND = self._states(collate(examples[:1]).to(self.student.device))
+        if states_ND.requires_grad:
+            (states_ND.sum() * 0).backward()
 
     def _learning(self) -> list[Any]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -199,7 +199,8 @@ def recounted(dump: Dump) -> Counter[str]:
     counts.update(f"failures.{row['where']}" for row in dump["failure"])
     counts.update(f"failed.{row['kind']}" for row in dump["failure"])
     counts.update(f"calls.{row['purpose']}" for row in dump["call"])
-    counts.update(f"routes.{row['student']}" for row in dump["route"])
+    for row in dump["route"]:
+        counts[f"routes.{row['student']}"] += row["gate"]
     counts.update(f"attempts.{row['model']}" for row in dump["attempt"])
     counts.update(f"reports.{row['student']}" for row in dump["report"])
     paid = [row for row in dump["call"] if not row["reused"]]

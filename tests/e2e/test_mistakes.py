@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command import call, config, ended, fine, heard, kept, living
+from tiny_student import make_model
 
 GOOD = {"question": "Ann has 3 pens, buys 4 and finds 5. How many pens does she have?", "answer": "12"}
 
@@ -166,3 +167,23 @@ def test_a_dry_run_of_a_finished_run_leaves_it_finished(tmp_path: Path) -> None:
     assert done.summary["estimate"]["sampled"] == 10
     assert done.summary["state"] == "finished"
     assert kept(tmp_path / "runs/walk").dump["call"] == before.dump["call"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"lora": {"targets": ["no_such_layer"]}}, ("student amy", "no_such_layer")),
+        ({"max_tokens": 4096}, ("student amy", "max_tokens: 4096", "2048")),
+    ],
+)
+def test_a_student_that_cannot_learn_is_told_of_before_anything_is_asked(
+    tmp_path: Path, model: Path, keys: dict[str, object], words: tuple[str, ...]
+) -> None:
+    amy = {"name": "amy", "model": str(model), "device": "cpu", **keys}
+    call("run", config(tmp_path, students=[amy]), cwd=tmp_path, limit_s=180).complains(2, *words)
+    assert not kept(tmp_path / "runs/walk").dump["call"]

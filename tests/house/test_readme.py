@@ -53,6 +53,6 @@ def test_its_configurations_are_accepted() -> None:
         "prover": {"engine": "near"},
     }
     blocks = re.findall(r"```yaml\n(.*?)```", readme(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         RunConfig.model_validate(least | yaml.safe_load(block))

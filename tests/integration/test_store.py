@@ -21,6 +21,7 @@ from store.types import (
     Node,
     NodeState,
     Outcome,
+    Plan,
     Question,
     QuestionState,
     Report,
@@ -178,7 +179,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         (accepted,) = await store.judged(accepted_only=True)
         assert tuple(accepted) == (question(0), t1, verdict("t1"), [tree[0], tree[3]], [], None, None, None, 0)
         assert await store.judged(after=accepted.cursor, accepted_only=True) == []
-        assert [(lesson.question, lesson.trajectory) for lesson in await store.lessons("s")] == [(question(0), t1)]
+        assert await store.plan_epoch(0) == Plan(epoch=0, arrivals=1, ended=False)
+        (lesson,) = await store.lessons(0, "s")
+        assert (lesson.question, lesson.trajectory, lesson.target) == (question(0), t1, question(0).answer)
         assert await store.failures() == [FAILURE]
         assert await store.attempts("s@before") == [attempt("a1")]
         assert await store.checkpoints("s") == [CHECKPOINT]
@@ -315,8 +318,49 @@ def test_leases(tmp_path: Path) -> None:
     stored(tmp_path, work, clock=lambda: now[0])
 
 
+def test_an_epoch_is_planned_once_and_holds_what_has_arrived_since_the_one_before(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await store.begin_run("run", "run", "{}")
+        await store.add_questions([question(0), question(1), question(2)], split="train")
+
+        async def accept(number: int) -> None:
+            made = trajectory(f"t{number}", of=f"q{number}")
+            await store.settle_question(f"q{number}", QuestionState.SOLVED, "", [made], [verdict(made.id)], [])
+
+        await accept(0)
+        first = await store.plan_epoch(0, least=1)
+        await accept(1)
+        assert await store.plan_epoch(0, least=5) == first == Plan(epoch=0, arrivals=1, ended=False)
+        assert await store.plan_epoch(1, least=2) is None
+        await store.end_search()
+        assert await store.plan_epoch(1, least=2) == Plan(epoch=1, arrivals=1, ended=True)
+        assert await store.plan_epoch(2) == Plan(epoch=2, arrivals=0, ended=True)
+        arrived = [[lesson.trajectory.id for lesson in await store.lessons(epoch)] for epoch in range(3)]
+        assert arrived == [["t0"], ["t1"], []]
+        assert await store.plan_epoch(0) == first
+        kinds = [event.kind for event in await store.events()]
+        assert (kinds.count("plan"), kinds.count("search_ended")) == (3, 1)
+
+    stored(tmp_path, work)
+
+
+def test_the_target_of_a_lesson_without_gold_is_what_stands_in_for_it(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await store.begin_run("run", "run", "{}")
+        await store.add_questions([replace(question(0), answer=None), replace(question(1), answer=None)], split="train")
+        await store.set_target("q0", "7", 0.9)
+        for number in (0, 1):
+            made = trajectory(f"t{number}", of=f"q{number}")
+            await store.settle_question(f"q{number}", QuestionState.SOLVED, "", [made], [verdict(made.id)], [])
+        await store.plan_epoch(0)
+        assert [lesson.target for lesson in await store.lessons(0)] == ["7", None]
+
+    stored(tmp_path, work)
+
+
 def test_the_lessons_of_a_student(tmp_path: Path) -> None:
     async def work(store: Store) -> None:
+        await store.begin_run("run", "run", "{}")
         await store.add_questions([question(0), question(1)], split="train")
         for key, name in (("1", "q1"), ("0", "q0")):
             made = [
@@ -327,16 +371,19 @@ def test_the_lessons_of_a_student(tmp_path: Path) -> None:
             judged = [verdict(each.id, outcome) for each, outcome in zip(made, outcomes, strict=True)]
             routes = [route(each.id) for each in made] + [
                 route(key + "a", "other"),
-                route(key + "c", round=1, gate=int(name == "q0")),
+                route(key + "b", "other", gate=0),
             ]
             await store.settle_question(name, QuestionState.SOLVED, "", made, judged, routes)
 
         def ids(lessons: list[Any]) -> list[str]:
             return [lesson.trajectory.id for lesson in lessons]
 
-        assert ids(await store.lessons("s", best_only=False)) == ["0b", "0a", "0c", "1b", "1a"]
-        assert ids(await store.lessons("s", best_only=True)) == ["0b", "1b"]
-        assert ids(await store.lessons("other", best_only=False)) == ["0a", "1a"]
+        assert await store.plan_epoch(0, least=7) is None
+        assert await store.lessons(0) == []
+        assert await store.plan_epoch(0, least=6) == Plan(epoch=0, arrivals=6, ended=False)
+        assert ids(await store.lessons(0)) == ids(await store.lessons(0, "s")) == ["0b", "0a", "0c", "1b", "1a", "1c"]
+        assert ids(await store.lessons(0, "s", best_only=True)) == ["0b", "1b"]
+        assert ids(await store.lessons(0, "other")) == ["0a", "1a"]
         found, page = [], await store.judged(limit=2, accepted_only=True)
         while page:
             found += [each.trajectory.id for each in page]

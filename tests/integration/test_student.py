@@ -1,11 +1,7 @@
 """A tiny student, the real loop, the real store, real processes."""
 
 import asyncio
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,22 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from tiny_student import CHATML, NAME, make_lesson, make_lessons, make_model, make_spec, make_tokenizer
+from tiny_training import ending, examples, kept, last_words, losses, process, wait_for_update
 from transformers import AutoModelForCausalLM
 
 from configs.schema import Lora
 from store.reasoning import response
 from store.store import open_store
-from store.types import Checkpoint, Metrics
 from trainers import checkpoint
-from trainers.actors import run_actors
 from trainers.checkpoint import OtherTraining
-from trainers.data import Batch, Example, Writing, collate
+from trainers.data import Batch, Writing, collate
 from trainers.losses import mean_by_row, token_cross_entropy
 from trainers.plan import Item, Walk
 from trainers.spec import Spec
 from trainers.student import Chat, StudentModel, load_chat, load_student
 
-ROOT = Path(__file__).parents[2]
 NUM_LESSONS = 18
 UPDATES = 20
 
@@ -71,67 +65,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, taught: Path, model: Path) -
     shutil.copy(taught, root / "store.db")
     assert ending(make_spec(root, model)) == "done"
     return root
-
-
-def ending(spec: Spec, told: list[dict[str, Any]] | None = None, *, stop_at: int | None = None) -> str:
-    async def run() -> str:
-        stopping = asyncio.Event()
-
-        def tell(message: dict[str, Any]) -> None:
-            (told if told is not None else []).append(message)
-            if message["kind"] == "update" and message["update"] == stop_at:
-                stopping.set()
-
-        try:
-            (how,) = await run_actors([spec], tell, stopping)
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return how
-
-    return asyncio.run(run())
-
-
-def kept(spec: Spec) -> tuple[list[Metrics], list[Checkpoint], dict[str, int]]:
-    async def read() -> tuple[list[Metrics], list[Checkpoint], dict[str, int]]:
-        async with open_store(spec.shared.store, create=False) as store:
-            return await store.metrics(NAME), await store.checkpoints(NAME), await store.counts()
-
-    return asyncio.run(read())
-
-
-def losses(spec: Spec) -> list[float]:
-    return [one.values["loss"] for one in kept(spec)[0]]
-
-
-def process(spec: Spec) -> "subprocess.Popen[str]":
-    spec.directory.mkdir(parents=True, exist_ok=True)
-    file = spec.directory / "spec.json"
-    file.write_text(spec.model_dump_json())
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainers", str(file)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def last_words(child: "subprocess.Popen[str]") -> tuple[int, list[dict[str, Any]], str]:
-    """Exit code, messages, stderr of a child that ends by itself; its stdin stays open until then."""
-    assert child.stdout is not None
-    said = [json.loads(line) for line in child.stdout]
-    return child.wait(), said, child.communicate()[1]
-
-
-def wait_for_update(child: "subprocess.Popen[str]", update: int) -> None:
-    assert child.stdout is not None
-    for line in child.stdout:
-        message = json.loads(line)
-        if message["kind"] == "update" and message["update"] == update:
-            return
-    raise AssertionError(f"it ended before update {update}: {child.communicate()[1]}")
 
 
 def student(spec: Spec) -> StudentModel:
@@ -207,20 +140,6 @@ def test_only_float32_adapters_of_attention_learn_in_bfloat16(root: Path, model:
     assert one.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in one.parameters} == {torch.float32}
     assert len(one.parameters) == 2 * 4 * 2  # layers, projections, both factors
-
-
-def lessons(spec: Spec) -> list[Any]:
-    async def read() -> list[Any]:
-        async with open_store(spec.shared.store, create=False) as store:
-            await store.plan_epoch(0)
-            return await store.lessons(0, NAME)
-
-    return asyncio.run(read())
-
-
-def examples(spec: Spec) -> list[Example]:
-    writing = Writing(template=load_chat(spec.model))
-    return [writing.example(lesson) for lesson in lessons(spec)]
 
 
 def losses_of(one: StudentModel, batch: Batch) -> torch.Tensor:

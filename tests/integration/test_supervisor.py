@@ -24,18 +24,18 @@ class Child:
         self.errors = folder / "errors.log"
         monkeypatch.setenv("PYTHONPATH", str(folder))
 
-    def run(self, program: str, *, draining: bool = False) -> None:
+    def run(self, program: str, *, draining: bool = False, silent_s: float = 60.0) -> None:
         """Run `program` to its end, or, if `draining`, ask for it once the child has said something."""
         (self._folder / "program.py").write_text(f"import json, pathlib, signal, sys, time\n{program}")
-        asyncio.run(self._run(Draining(), draining))
+        asyncio.run(self._run(Draining(), draining, silent_s))
 
-    async def _run(self, draining: Draining, ask: bool) -> None:
+    async def _run(self, draining: Draining, ask: bool, silent_s: float) -> None:
         def told(message: Mapping[str, Any]) -> None:
             self.heard.append(message)
             if ask:
                 draining.ask(signal.SIGTERM)
 
-        await run_child(["program"], draining=draining, drain_s=0.5, told=told, errors=self.errors)
+        await run_child(["program"], draining=draining, drain_s=0.5, told=told, errors=self.errors, silent_s=silent_s)
 
 
 @pytest.fixture
@@ -62,6 +62,30 @@ def test_a_child_that_dies_each_time_fails_in_one_line_with_its_last_words(child
     with pytest.raises(ChildFailed, match=r"^program: exit code 1 after 2 restarts: out of luck; see .*errors\.log$"):
         child.run("print(json.dumps({'kind': 'begun'}), flush=True); sys.exit('out of luck')")
     assert len(child.heard) == 3
+
+
+def test_restarts_count_anew_after_a_checkpoint(child: Child) -> None:
+    child.run(
+        "seen = pathlib.Path(sys.argv[0]).with_name('seen')\n"
+        "lives = len(seen.read_text()) if seen.exists() else 0\n"
+        "seen.write_text('x' * (lives + 1))\n"
+        "if lives == 2: print(json.dumps({'kind': 'checkpoint'}), flush=True)\n"
+        "if lives < 4: sys.exit('out of luck')"
+    )
+    assert len(child.heard) == 1
+
+
+def test_a_child_that_is_stuck_is_killed_and_started_again(child: Child) -> None:
+    child.run(
+        "mark = pathlib.Path(sys.argv[0]).with_name('seen')\n"
+        "print(json.dumps({'kind': 'alive'}), flush=True)\n"
+        "if not mark.exists():\n"
+        "    mark.touch()\n"
+        "    import os; os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "print(json.dumps({'kind': 'done'}))",
+        silent_s=3.0,
+    )
+    assert [message["kind"] for message in child.heard] == ["done"]
 
 
 def test_a_child_that_refuses_what_it_was_given_is_not_started_again(child: Child) -> None:

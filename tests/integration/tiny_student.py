@@ -35,9 +35,26 @@ def make_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(folder: Path, template: str = CHATML) -> Path:
+def make_other_tokenizer() -> PreTrainedTokenizerFast:
+    """Of another kind: likely pieces of words instead of merged bytes, other ids, and nothing to pad with."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
+    letters = [chr(code) for code in range(32, 127)]
+    taught = ["### Step 1. 3 and 4 is 7. So said", "The final answer is", "<think>\n", "\n</think>\n\n"] * 3
+    tokenizer.train_from_iterator(
+        taught,
+        trainers.UnigramTrainer(
+            vocab_size=200, special_tokens=["<unk>", *SPECIALS], initial_alphabet=letters, unk_token="<unk>", show_progress=False
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", chat_template=CHATML)
+
+
+def make_model(
+    folder: Path, template: str = CHATML, tokenizer: PreTrainedTokenizerFast | None = None, *, tied: bool = True
+) -> Path:
     """A folder as the hub has them."""
-    make_tokenizer(template).save_pretrained(str(folder))
+    (tokenizer or make_tokenizer(template)).save_pretrained(str(folder))
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=320,
@@ -46,7 +63,7 @@ def make_model(folder: Path, template: str = CHATML) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         initializer_range=0.3,  # large enough that attention, where the adapter is, decides something
         bos_token_id=1,
         eos_token_id=2,

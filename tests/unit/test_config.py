@@ -158,6 +158,24 @@ def test_a_mistake_about_students_and_sets_is_one_line(tmp_path: Path, change: t
     assert expected in told
 
 
+@pytest.mark.parametrize(
+    ("student", "line", "expected"),
+    [
+        ("processes: 2}\npeers: {}", 11, "students[1].processes: 2; with peers, students have one process each"),
+        ("processes: 2}\nplacement: together", 11, "students[1].processes: 2; placement together takes one each"),
+        ("processes: 2, device: 'cuda:1'}", 11, 'device: \'cuda:1\' for 2 processes; accepted: "cuda", "cpu" or "auto"'),
+        ("shard: true}", 11, "shard: one process has nobody to share with; accepted: processes above 1"),
+        ("processes: 2, shard: true, tuning: qlora}", 11, "shard: weights of 4 bits cannot be split; accepted: tuning"),
+    ],
+)
+def test_processes_that_cannot_share_a_student_are_one_line(tmp_path: Path, student: str, line: int, expected: str) -> None:
+    source = written(tmp_path, SMALL + STUDENTS.replace("name: joe, model: tiny}", f"name: joe, model: tiny, {student}"))
+    told = mistake(source)
+    assert "\n" not in told
+    assert expected in told
+    assert told.startswith(f"{source}:{line}: ")
+
+
 def test_every_key_has_a_docstring() -> None:
     def described(schema: dict) -> bool:
         return all("description" in prop for prop in schema.get("properties", {}).values())

@@ -56,7 +56,7 @@ def test_the_ensemble_is_the_weighted_mean_and_the_loss_the_mean_over_words_and_
 def test_identical_students_agree():
     own = randn(5, 8)
     assert agreement(own, own.expand(3, 5, 8), randn(4)).item() == pytest.approx(0, abs=1e-28)
-    assert agreement(own, own[None] + 0.1, randn(2)).item() > 1e-3
+    assert agreement(own, own[None] + 0.1, randn(2)).item() > 1e-4
 
 
 def test_a_student_without_peers_agrees():
@@ -74,7 +74,7 @@ def test_only_the_own_words_get_a_gradient_and_none_through_the_ensemble():
     assert logits.grad is None
     weights = logits.detach().softmax(0)
     target = weights[0] * own.detach() + weights[1] * others[0].detach() + weights[2] * others[1].detach()
-    torch.testing.assert_close(own.grad, 2 * (own.detach() - target) / 5)
+    torch.testing.assert_close(own.grad, 2 * (own.detach() - target) / own.numel())
 
 
 def test_the_projection_is_normalised_float32_and_the_same_for_the_same_seed():
