@@ -205,9 +205,9 @@ def talked(talk: Talk, own: Side, lessons: Sequence[Lesson], scratch: Path, runs
             said = spoken(talk.peer, example, talk.settings)
             (message,) = timed(times["speak"], speaker.speak, [said], talk.peer.name, run)
             timed(times["leave"], memory.put, [message])
-            timed(times["take"], memory.get, talk.peer.name, trajectory)
+            timed(times["take"], memory.get, talk.peer.name, trajectory, run)
             timed(times["leave file"], files.put, [message])
-            taken = timed(times["take file"], files.get, talk.peer.name, trajectory)
+            taken = timed(times["take file"], files.get, talk.peer.name, trajectory, run)
             assert taken is not None
             _hear(times["hear"], hearer, own, ours[trajectory], taken, talk.settings)
             sizes, tokens = sizes + message.num_bytes, tokens + len(example.tokens) - example.first

@@ -16,9 +16,10 @@ alpha needs; `students`, those batches for two students that take turns in one p
 fastest TRL.
 
 TRL pads (packing and padding-free need FlashAttention), takes the batches as they come (they are sorted by length already),
-8 rows in a pass, and 4 and 2 that it accumulates; it logs and saves nothing. Ours cuts a batch as it does by itself: into
-passes of at most 512 padded tokens on a CPU. TRL averages over an update's tokens and we over its trajectories: the first loss
-is compared as TRL has it.
+8 rows in a pass, and 4 and 2 that it accumulates; it logs and saves nothing. Without Triton, as on a CPU, it sends prompts and
+padding through the head too, with their entropies: that is TRL's own. Ours cuts a batch as it does by itself: into passes of
+at most 512 padded tokens on a CPU. TRL averages over an update's tokens and we over its trajectories: the first loss is
+compared as TRL has it.
 `router`: its draws and updates, and forward passes over a quarter of what is not routed, are in the time, but not in the
 tokens; its features of the texts, made once in a training, are in neither. `whole loop` has the store, and checkpoints.
 """

@@ -157,14 +157,11 @@ class _Student:
         await self.call(self.learner.begin, RATE, learnt, len(fellows))
         if measured:
             await self.call(self.learner.measure, measured)
-        for at, rows in enumerate(self.learner.passes(learnt)):
-            speaking = frozenset(row.trajectory for row in rows if self.exchange and row.trajectory in fellows)
-            forward = await self.call(self.learner.forward, rows, number, at, speaking)
-            heard = {}
-            if self.exchange is not None and forward.messages:
-                wanted = {message.trajectory: fellows[message.trajectory] for message in forward.messages}
-                heard = await self.exchange.swap(forward.messages, wanted, number)
-            await self.call(self.learner.backward, forward, heard)
+        if self.exchange is None:
+            await self.call(self.learner.learn, learnt, number)
+        else:
+            for at, rows in enumerate(self.learner.passes(learnt)):
+                await self._pass(self.exchange, rows, number, at, fellows)
         found = await self.call(self.learner.finish, number, *counted(learnt))
         await self.call(self.learner.step)
         self.reports = [
@@ -172,6 +169,17 @@ class _Student:
             for trajectory, told in found.told.items()
         ]
         return found
+
+    async def _pass(
+        self, exchange: Exchange, rows: Sequence[Example], number: int, at: int, fellows: dict[str, list[str]]
+    ) -> None:
+        speaking = frozenset(row.trajectory for row in rows if row.trajectory in fellows)
+        forward = await self.call(self.learner.forward, rows, number, at, speaking)
+        heard = {}
+        if forward.messages:
+            wanted = {message.trajectory: fellows[message.trajectory] for message in forward.messages}
+            heard = await exchange.swap(forward.messages, wanted, number)
+        await self.call(self.learner.backward, forward, heard)
 
 
 def counted(examples: Sequence[Example]) -> tuple[int, int]:
