@@ -7,13 +7,14 @@ files. Not covered: what they do (`loop.py`, `router.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
 
 import torch
 
-from store.store import Store, open_store
+from configs.schema import ROUTER
+from store.store import open_store
 from store.types import Failure, content_id
 from trainers.encoder import open_encoder
 from trainers.exchange import FileShelf, MemoryShelf, Shelf
@@ -22,9 +23,8 @@ from trainers.ranks import Alone, Ranks
 from trainers.router import route
 from trainers.spec import AnySpec, RouterSpec, Spec
 from trainers.student import check_student
+from trainers.surroundings import Surroundings, Tell
 from trainers.update import Diverged
-
-Tell = Callable[[dict[str, Any]], None]
 
 
 async def run_actors(specs: Sequence[AnySpec], tell: Tell, stopping: asyncio.Event, ranks: Ranks | None = None) -> list[str]:
@@ -33,14 +33,21 @@ async def run_actors(specs: Sequence[AnySpec], tell: Tell, stopping: asyncio.Eve
 
     A student that diverges ends alone; what the others do then is told by their endings.
     """
-    shelf = _shelf(specs)
     threads = [spec.threads for spec in specs if isinstance(spec, Spec) and spec.threads]
     if threads:
         torch.set_num_threads(threads[0])
     async with open_store(specs[0].shared.store, create=False) as store:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch") as torch_thread:
+            around = Surroundings(
+                store=store,
+                shelf=_shelf(specs),
+                tell=tell,
+                stopping=stopping,
+                torch_thread=torch_thread,
+                ranks=ranks or Alone(),
+            )
             async with asyncio.TaskGroup() as group:
-                actors = [group.create_task(_run(spec, store, shelf, tell, stopping, torch_thread, ranks)) for spec in specs]
+                actors = [group.create_task(_run(spec, _named(around, spec))) for spec in specs]
     return [actor.result() for actor in actors]
 
 
@@ -60,40 +67,37 @@ def _shelf(specs: Sequence[AnySpec]) -> Shelf:
     return MemoryShelf() if folder is None or len(specs) > 1 else FileShelf(folder)
 
 
-async def _run(
-    spec: AnySpec,
-    store: Store,
-    shelf: Shelf,
-    tell: Tell,
-    stopping: asyncio.Event,
-    torch_thread: ThreadPoolExecutor,
-    ranks: Ranks | None,
-) -> str:
-    name = "router" if isinstance(spec, RouterSpec) else spec.student.name
+def _name(spec: AnySpec) -> str:
+    return ROUTER if isinstance(spec, RouterSpec) else spec.student.name
 
-    def say(message: dict[str, Any]) -> None:
-        tell(message | {"actor": name})
 
+def _named(around: Surroundings, spec: AnySpec) -> Surroundings:
+    return replace(around, tell=lambda message: around.tell(message | {"actor": _name(spec)}))
+
+
+async def _run(spec: AnySpec, around: Surroundings) -> str:
     if isinstance(spec, RouterSpec):
         assert spec.shared.router is not None
         encoder = await asyncio.to_thread(open_encoder, spec.encoder, spec.shared.router.width, torch.device("cpu"))
-        return await route(spec, store, encoder, say, stopping)
-    ranks = ranks or Alone()
-    assert spec.student.processes == 1 or not isinstance(ranks, Alone), "several processes are started by python -m trainers"
+        return await route(spec, around.store, encoder, around.tell, around.stopping)
+    several = not isinstance(around.ranks, Alone)
+    assert several or spec.student.processes == 1, "several processes are started by python -m trainers"
     try:
-        try:
-            ending = await train(spec, store, shelf, say, stopping, torch_thread, ranks)
-        except Diverged:
-            ranks.end()
-            raise
-        ranks.end()
-        return ending
+        ending = await train(spec, around)
     except Diverged as diverged:
-        kept = "its last good checkpoint is in" if any(spec.directory.glob("checkpoint-*")) else "no checkpoint is yet in"
-        message = f"{diverged}; {kept} {spec.directory}"
-        failure_id = content_id("failure", name, "diverged", str(diverged))
-        await store.record_failure(
-            Failure(id=failure_id, where=f"student {name}", kind="Diverged", message=message, tries=1, subject=name)
-        )
-        say({"kind": "diverged", "message": f"student {name} stopped at {message}"})
-        return "diverged"
+        around.ranks.end()
+        return await _tell_divergence(spec, around, diverged)
+    around.ranks.end()
+    return ending
+
+
+async def _tell_divergence(spec: Spec, around: Surroundings, diverged: Diverged) -> str:
+    name = spec.student.name
+    kept = "its last good checkpoint is in" if any(spec.directory.glob("checkpoint-*")) else "no checkpoint is yet in"
+    message = f"{diverged}; {kept} {spec.directory}"
+    failure_id = content_id("failure", name, "diverged", str(diverged))
+    await around.store.record_failure(
+        Failure(id=failure_id, where=f"student {name}", kind="Diverged", message=message, tries=1, subject=name)
+    )
+    around.tell({"kind": "diverged", "message": f"student {name} stopped at {message}"})
+    return "diverged"

@@ -122,6 +122,11 @@ class Examples:
     unfit: dict[str, str] = field(default_factory=dict)
     """Why, by trajectory."""
 
+    @property
+    def left_out(self) -> int:
+        """How many lessons are not learnt."""
+        return self.too_long + len(self.unfit)
+
     def __call__(self, lesson: Lesson) -> bool:
         """Make an example; whether the lesson takes part in the batches."""
         try:
