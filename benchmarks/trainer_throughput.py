@@ -75,7 +75,8 @@ class Clock:
     def say(self, message: dict[str, Any]) -> None:
         """One line, and wait for one."""
         print(MARK + json.dumps(message), flush=True)
-        sys.stdin.readline()
+        if not sys.stdin.readline():
+            raise SystemExit("the parent has gone")
         self.tokens, self.started = 0, time.perf_counter()
 
     def ready(self) -> None:

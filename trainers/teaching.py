@@ -107,7 +107,7 @@ class HiddenStates:
         messages = _about(spoken, messages)
         if not messages:
             return None
-        others_OWE = torch.stack([message.tensors["words_WE"] for message in messages]).to(own_WE)
+        others_OWE = torch.stack([message.tensors["words_WE"].to(own_WE) for message in messages])  # autocast stacks no halves
         told = own_WE.new_tensor([message.facts["competence"] for message in messages])
         known = own_WE.new_tensor([spoken.cross_entropy, *(message.facts["cross_entropy"] for message in messages)])
         logits_S = torch.cat([competence.unsqueeze(0), told])
