@@ -1,0 +1,169 @@
+"""What the papers' claims are tested on: questions, two students that know half of what is asked, and teachers' rationales.
+
+A question's operations come from one of three families; in each of them two of the four teachers are good. One kind of
+operation is in none: the students know it, are never taught it, and may forget it.
+
+    test      as the training questions                    mixed     operations of all families in one question, which no
+    longer    chains of 6 and 7 operations                           teacher is good at
+    unseen    in a phrasing that nobody was trained on     kept      what the students know and are not taught
+
+Invariant: deterministic from the seed; no question of one set is in another, and what is trained on is never asked (but for
+`kept`, which asks for what the students have seen). Not covered: training (`claims_training`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from proving_ground import Ground, Plan, build
+from proving_ground.build import CACHE
+from proving_ground.language import FRAMES, KINDS, UNSEEN, Frame, Problem, draw
+from proving_ground.models import Recipe
+from proving_ground.rows import Skill
+from sampled_traces import Trace, corrupted, sampled_of
+
+FAMILIES = (("subtract", "multiply", "mirror"), ("add", "multiply", "halve"), ("subtract", "lift", "fold"))
+KEPT = ("swap", "mirror")
+"""Of these two, `swap` is in no training question."""
+STUDENTS = (
+    Recipe(name="ann", tokenizer="trailing", skill=Skill(poor=("multiply", "fold"), voice=0), layers=2, width=96, updates=1000),
+    Recipe(name="ben", tokenizer="spelled", skill=Skill(poor=("subtract", "halve"), voice=1), layers=2, width=96, updates=1200),
+)
+"""A third the size of a teacher; each is poor at a kind of every family, and none at what the other is poor at. Their tokenizers
+cut the final answer in training as they do when the system has written everything up to it; `whole` and `digits` do not, and
+students with those forgot how to say the answer that they had found."""
+RATIONALES = 4
+"""Of a question: with two, the consensus scores are always equal."""
+DRAWS = 8
+"""Samples of each teacher for each question, at `TEMPERATURE`; of the single teacher four times as many."""
+TEMPERATURE = 1.0
+"""At .6 a teacher writes each question in two or three ways at most: too few different rationales."""
+SPARE = 1.6
+"""Questions that are sampled for each one that is taught: of the others too few chains are sound."""
+CALIBRATION = 60
+"""Questions on which the single teacher is chosen, and which are not used again."""
+
+SETS = ("test", "longer", "unseen", "mixed", "kept")
+Data = Literal["accepted", "single", "unfiltered", "sound"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taught:
+    """A question with the traces that are learnt."""
+
+    problem: Problem
+    traces: tuple[Trace, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lessons:
+    """The same questions with several choices of traces; `best` is the single teacher."""
+
+    best: str
+    by_data: dict[Data, list[Taught]]
+
+
+def students(tell: Callable[[str], object] = print, plan: Plan | None = None) -> dict[str, Path]:
+    """The folders of the base models, trained if they are not there."""
+    return build(plan or Plan(teachers=STUDENTS, provers=()), tell=tell).teachers
+
+
+def asked(seed: int, count: int) -> dict[str, list[Problem]]:
+    """The sets that are measured on, `count` questions each: the same for all seeds but 0, on which settings are chosen."""
+    chance, taken = random.Random(f"claims {'tuning' if seed == 0 else 'reported'}"), set[str]()
+    every = tuple({kind: None for family in FAMILIES for kind in family})
+    return {
+        "test": _some(chance, taken, count, (3, 4, 5), FAMILIES),
+        "longer": _some(chance, taken, count, (6, 7), FAMILIES),
+        "unseen": _some(chance, taken, count, (3, 4, 5), FAMILIES, frames=(UNSEEN,)),
+        "mixed": _some(chance, taken, count, (3, 4, 5), (every,)),
+        "kept": _some(chance, taken, count, (2, 3), (KEPT,), reserved=False),
+    }
+
+
+def lessons(ground: Ground, seed: int, count: int, folder: Path, avoid: set[str]) -> Lessons:
+    """What `count` questions teach, none of which is in `avoid`: those with enough sound rationales."""
+    chance = random.Random(f"claims lessons {seed}")
+    problems = _some(chance, set(avoid), CALIBRATION + round(SPARE * count), (3, 4, 5), FAMILIES)
+    every = sampled_of(ground, problems, seed=seed, num=DRAWS, temperature=TEMPERATURE, folder=folder)
+    right = {
+        name: sum(t.right for each in every[:CALIBRATION] for t in each.drawn(DRAWS) if t.teacher == name)
+        for name in ground.teachers
+    }
+    best = max(right, key=lambda name: right[name])
+    alone = replace(ground, teachers={best: ground.teachers[best]})
+    num = DRAWS * len(ground.teachers)
+    single = sampled_of(alone, problems, seed=seed, num=num, temperature=TEMPERATURE, folder=folder)
+    by_data: dict[Data, list[Taught]] = {"accepted": [], "single": [], "unfiltered": [], "sound": []}
+    for several, one in list(zip(every, single, strict=True))[CALIBRATION:]:
+        drawn = several.drawn(DRAWS)
+        chosen: dict[Data, list[Trace]] = {
+            "accepted": _chosen(chance, [trace for trace in drawn if trace.right]),
+            "single": _chosen(chance, [trace for trace in one.drawn(num) if trace.right]),
+            "unfiltered": _chosen(chance, [trace for trace in drawn if trace.answer is not None]),
+            "sound": _chosen(chance, [trace for trace in drawn if trace.right and trace.sound]),
+        }
+        if len(by_data["sound"]) < count and all(len(chosen[name]) == RATIONALES for name in chosen if name != "single"):
+            for name, traces in chosen.items():
+                if traces:
+                    by_data[name].append(Taught(problem=several.problem, traces=tuple(traces)))
+    if len(by_data["sound"]) < count:
+        raise ValueError(f"only {len(by_data['sound'])} of {len(problems)} questions have enough rationales; set SPARE higher")
+    return Lessons(best=best, by_data=by_data)
+
+
+def misled(taught: Sequence[Taught], rate: float, seed: int) -> list[Taught]:
+    """A share of all rationales is made wrong in the middle and right again by a second error; sound ones, drawn at random."""
+    chance = random.Random(f"claims misled {seed} {rate}")
+    sound = [(at, place) for at, each in enumerate(taught) for place, trace in enumerate(each.traces) if trace.sound]
+    total = sum(len(each.traces) for each in taught)
+    hit = set(chance.sample(sound, min(len(sound), round(rate * total))))
+    return [
+        replace(
+            each,
+            traces=tuple(
+                corrupted(chance, each.problem, trace) if (at, place) in hit else trace for place, trace in enumerate(each.traces)
+            ),
+        )
+        for at, each in enumerate(taught)
+    ]
+
+
+def _some(
+    chance: random.Random,
+    taken: set[str],
+    count: int,
+    lengths: Sequence[int],
+    families: Sequence[Sequence[str]],
+    *,
+    frames: Sequence[Frame] = FRAMES,
+    reserved: bool = True,
+) -> list[Problem]:
+    """New problems, lengths and families in turn."""
+    found: list[Problem] = []
+    while len(found) < count:
+        family = families[len(found) // len(lengths) % len(families)]
+        weights = [float(kind in family) for kind in KINDS]
+        problem = draw(chance, lengths[len(found) % len(lengths)], reserved=reserved, frames=frames, weights=weights)
+        if problem.key not in taken:
+            taken.add(problem.key)
+            found.append(problem)
+    return found
+
+
+def _chosen(chance: random.Random, traces: Sequence[Trace]) -> list[Trace]:
+    """Different texts, from as many teachers as there are, in random order."""
+    shuffled = list({trace.text: trace for trace in chance.sample(traces, len(traces))}.values())
+    rounds: dict[str, int] = {}
+    turns: list[tuple[int, int]] = []
+    for place, trace in enumerate(shuffled):
+        turns.append((rounds.setdefault(trace.teacher, 0), place))
+        rounds[trace.teacher] += 1
+    return [shuffled[place] for _, place in sorted(turns)[:RATIONALES]]
+
+
+__all__ = ["CACHE", "Data", "Lessons", "Taught", "asked", "lessons", "misled", "students"]

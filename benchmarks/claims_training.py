@@ -1,0 +1,213 @@
+"""One condition of the papers' claims: students are taught by the actors that a run has, in this process, then asked.
+
+    lessons ──▶ store, as if a search had settled every question ──▶ students, router, peers ──▶ final/ ──▶ greedy answers
+
+Invariant: what is learnt depends on the condition, the lessons and the seed alone. Equal in all conditions: the questions, the
+number of updates, and the trajectories in each (but for the single teacher, who solves fewer questions and goes over them more
+often; and with a router each student learns what it is sent). Not covered: what is made of the marks (`distill_claims`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from claims_ground import Data, Taught
+from proving_ground.build import engine
+from proving_ground.language import Problem
+from proving_ground.measure import answered, question
+from sampled_traces import Trace
+
+from agents.roster import open_model
+from configs.engines import TransformersEngine
+from configs.schema import Compatibility, Peers, Router, Student
+from store.store import open_store
+from store.types import Metrics, Outcome, QuestionState, Report, Route, Trajectory, Usage, Verdict, content_id
+from trainers.actors import run_actors
+from trainers.spec import AnySpec, RouterSpec, Shared, Spec
+
+BATCH = 4
+"""Questions of an update, each with all of its rationales."""
+MOST_UPDATES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What all conditions share; chosen on seed 0, whose questions are not reported."""
+
+    epochs: int = 3
+    learning_rate: float = 1e-3
+    router_rate: float = 1e-2
+    """The default, 1e-4, moves no gate in two hundred updates."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One row: what is learnt, and by which parts. `misled`: the share of the rationales that is corrupted."""
+
+    name: str
+    data: Data = "accepted"
+    compatibility: Compatibility | None = None
+    router: bool = False
+    peers: bool = False
+    misled: float = 0.0
+
+
+class Found(TypedDict):
+    """What came of one condition with one seed."""
+
+    marks: dict[str, dict[str, list[bool]]]
+    """Right or wrong, by student and set."""
+    weights: list[dict[str, Any]]
+    """What students measured on trajectories, with the truth about those."""
+    passes: float
+    """Trajectories learnt, on average over the students."""
+    updates: int
+    seconds: float
+    """Of CPU."""
+
+
+@dataclass(slots=True)
+class Training:
+    """The actors of one condition, and where they are."""
+
+    condition: Condition
+    settings: Settings
+    seed: int
+    bases: Mapping[str, Path]
+    folder: Path
+    traces: dict[str, Trace] = field(default_factory=dict)
+
+    async def teach(self, taught: Sequence[Taught], passes: int) -> tuple[list[Report], list[Metrics]]:
+        """Every student learns `taught`, so often that about `passes` trajectories are learnt; what they measured."""
+        await self._fill(taught)
+        epochs = round(passes / sum(len(each.traces) for each in taught))
+        endings = await run_actors(self._specs(epochs), lambda _: None, asyncio.Event())
+        if set(endings) != {"done"}:
+            raise RuntimeError(f"{self.condition.name}, seed {self.seed}: {endings}")
+        async with open_store(self._store, create=False) as store:
+            reports = await store.reports(0, MOST_UPDATES)
+            return reports, [metrics for name in self.bases for metrics in await store.metrics(name)]
+
+    def final(self, student: str) -> Path:
+        """Where its weights are."""
+        return self.folder / student / "final"
+
+    @property
+    def _store(self) -> Path:
+        return self.folder / "store.db"
+
+    async def _fill(self, taught: Sequence[Taught]) -> None:
+        async with open_store(self._store, create=True) as store:
+            await store.begin_run("claims", self.condition.name, "{}")
+            for each in taught:
+                asked = question(each.problem)
+                trajectories = [_trajectory(asked.id, trace) for trace in each.traces]
+                ids = [trajectory.id for trajectory in trajectories]
+                self.traces |= dict(zip(ids, each.traces, strict=True))
+                routes = [
+                    Route(id=content_id("claims", key, name), trajectory=key, student=name) for key in ids for name in self.bases
+                ]
+                verdicts = [Verdict(trajectory=key, outcome=Outcome.ACCEPTED, reason="") for key in ids]
+                await store.add_questions([asked], split="train")
+                settled = [] if self.condition.router else routes
+                await store.settle_question(asked.id, QuestionState.SOLVED, "", trajectories, verdicts, settled)
+            await store.end_search()
+
+    def _specs(self, epochs: int) -> list[AnySpec]:
+        router = Router(learning_rate=self.settings.router_rate) if self.condition.router else None
+        shared = Shared(
+            store=self._store,
+            seed=self.seed,
+            config_hash=content_id("claims", self.condition.name, self.seed),
+            names=tuple(self.bases),
+            router=router,
+            peers=Peers() if self.condition.peers else None,
+        )
+        specs: list[AnySpec] = [
+            Spec(shared=shared, student=self._student(name, model, epochs), model=model, directory=self.folder / name, threads=1)
+            for name, model in self.bases.items()
+        ]
+        if router is not None:
+            student = self._student(next(iter(self.bases)), Path(), epochs)
+            specs.append(RouterSpec(shared=shared, student=student, directory=self.folder / "router"))
+        return specs
+
+    def _student(self, name: str, model: Path, epochs: int) -> Student:
+        return Student(
+            name=name,
+            model=str(model),
+            device="cpu",
+            dtype="float32",
+            tuning="full",
+            conclusion="own" if self.condition.data == "unfiltered" else "common",  # the right answer is what the filter knows
+            compatibility=self.condition.compatibility,
+            epochs=epochs,
+            batch=BATCH,
+            batch_of="questions",
+            learning_rate=self.settings.learning_rate,
+            max_tokens=512,
+            checkpoint_every=MOST_UPDATES,
+        )
+
+
+def _trajectory(asked: str, trace: Trace) -> Trajectory:
+    return Trajectory(
+        id=content_id("claims", asked, trace.teacher, trace.draw),
+        question=asked,
+        nodes=(),
+        teachers=(trace.teacher,),
+        text=trace.text,
+        conclusion=trace.conclusion,
+        answer=trace.answer,
+        origin="style",
+        score=None,
+        best=False,
+        usage=Usage(),
+    )
+
+
+async def marks(model: Path, sets: Mapping[str, Sequence[Problem]]) -> dict[str, list[bool]]:
+    """Whether each greedy answer is right."""
+    config = TransformersEngine.model_validate(engine(model) | {"max_batch": 256})
+    async with open_model("student", config) as opened:
+        return {name: await answered(opened.engine, problems) for name, problems in sets.items()}
+
+
+def distilled(
+    condition: Condition,
+    taught: Sequence[Taught],
+    passes: int,
+    *,
+    settings: Settings,
+    seed: int,
+    bases: Mapping[str, Path],
+    sets: Mapping[str, Sequence[Problem]],
+    folder: Path,
+) -> Found:
+    """Teach every student, ask it, and clear `folder`."""
+    began, training = time.process_time(), Training(condition, settings, seed, bases, folder)
+    torch.manual_seed(seed)
+    reports, metrics = asyncio.run(training.teach(taught, passes))
+    found = {name: asyncio.run(marks(training.final(name), sets)) for name in bases}
+    shutil.rmtree(folder)
+    learnt = [report for report in reports if report.routed]
+    updates = max(one.update for one in metrics)
+    return Found(
+        marks=found,
+        weights=[_weight(report, training.traces[report.trajectory]) for report in learnt if report.alpha is not None],
+        passes=len(learnt) / len(bases),
+        updates=updates,
+        seconds=time.process_time() - began,
+    )
+
+
+def _weight(report: Report, trace: Trace) -> dict[str, Any]:
+    scores = {name: getattr(report, name) for name in ("alpha", "adaptability", "consensus", "difficulty")}
+    return scores | {"update": report.update, "student": report.student, "sound": trace.sound}
