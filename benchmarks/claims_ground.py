@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -24,14 +25,28 @@ from proving_ground.build import CACHE
 from proving_ground.language import FRAMES, KINDS, UNSEEN, Frame, Problem, draw
 from proving_ground.models import Recipe
 from proving_ground.rows import Skill
-from sampled_traces import Trace, corrupted, sampled_of
+from sampled_traces import Sampled, Trace, corrupted, sampled_of
 
 FAMILIES = (("subtract", "multiply", "mirror"), ("add", "multiply", "halve"), ("subtract", "lift", "fold"))
 KEPT = ("swap", "mirror")
 """Of these two, `swap` is in no training question."""
 STUDENTS = (
-    Recipe(name="ann", tokenizer="trailing", skill=Skill(poor=("multiply", "fold"), voice=0), layers=2, width=96, updates=1000),
-    Recipe(name="ben", tokenizer="spelled", skill=Skill(poor=("subtract", "halve"), voice=1), layers=2, width=96, updates=1200),
+    Recipe(
+        name="ann",
+        tokenizer="trailing",
+        skill=Skill(poor=("multiply", "fold"), rate=0.8, voice=0),
+        layers=2,
+        width=96,
+        updates=1800,
+    ),
+    Recipe(
+        name="ben",
+        tokenizer="spelled",
+        skill=Skill(poor=("subtract", "halve"), rate=0.8, voice=1),
+        layers=2,
+        width=96,
+        updates=1800,
+    ),
 )
 """A third the size of a teacher; each is poor at a kind of every family, and none at what the other is poor at. Their tokenizers
 cut the final answer in training as they do when the system has written everything up to it; `whole` and `digits` do not, and
@@ -39,14 +54,16 @@ students with those forgot how to say the answer that they had found."""
 RATIONALES = 4
 """Of a question: with two, the consensus scores are always equal."""
 DRAWS = 8
-"""Samples of each teacher for each question, at `TEMPERATURE`; of the single teacher four times as many."""
+"""Samples of each teacher for each question, at `TEMPERATURE`."""
 TEMPERATURE = 1.0
 """At .6 a teacher writes each question in two or three ways at most: too few different rationales."""
-SPARE = 1.6
+SPARE = 1.7
 """Questions that are sampled for each one that is taught: of the others too few chains are sound."""
 CALIBRATION = 60
 """Questions on which the single teacher is chosen, and which are not used again."""
 
+MOST = 250
+"""Questions of each set that is measured on."""
 SETS = ("test", "longer", "unseen", "mixed", "kept")
 Data = Literal["accepted", "single", "unfiltered", "sound"]
 
@@ -67,53 +84,65 @@ class Lessons:
     by_data: dict[Data, list[Taught]]
 
 
-def students(tell: Callable[[str], object] = print, plan: Plan | None = None) -> dict[str, Path]:
+def students(tell: Callable[[str], object] = print, plan: Plan | None = None, folder: Path = CACHE) -> dict[str, Path]:
     """The folders of the base models, trained if they are not there."""
-    return build(plan or Plan(teachers=STUDENTS, provers=()), tell=tell).teachers
+    return build(plan or Plan(teachers=STUDENTS, provers=()), folder, tell=tell).teachers
 
 
 def asked(seed: int, count: int) -> dict[str, list[Problem]]:
     """The sets that are measured on, `count` questions each: the same for all seeds but 0, on which settings are chosen."""
-    chance, taken = random.Random(f"claims {'tuning' if seed == 0 else 'reported'}"), set[str]()
+    return {name: problems[:count] for name, problems in _sets(seed == 0).items()}
+
+
+@cache
+def _sets(tuning: bool) -> dict[str, list[Problem]]:
+    chance = random.Random("claims tuning" if tuning else "claims")
+    taken = {problem.key for problems in _sets(False).values() for problem in problems} if tuning else set[str]()
     every = tuple({kind: None for family in FAMILIES for kind in family})
     return {
-        "test": _some(chance, taken, count, (3, 4, 5), FAMILIES),
-        "longer": _some(chance, taken, count, (6, 7), FAMILIES),
-        "unseen": _some(chance, taken, count, (3, 4, 5), FAMILIES, frames=(UNSEEN,)),
-        "mixed": _some(chance, taken, count, (3, 4, 5), (every,)),
-        "kept": _some(chance, taken, count, (2, 3), (KEPT,), reserved=False),
+        "test": _some(chance, taken, MOST, (3, 4, 5), FAMILIES),
+        "longer": _some(chance, taken, MOST, (6, 7), FAMILIES),
+        "unseen": _some(chance, taken, MOST, (3, 4, 5), FAMILIES, frames=(UNSEEN,)),
+        "mixed": _some(chance, taken, MOST, (3, 4, 5), (every,)),
+        "kept": _some(chance, set(), MOST, (2, 3), (KEPT,), reserved=False),
     }
 
 
-def lessons(ground: Ground, seed: int, count: int, folder: Path, avoid: set[str]) -> Lessons:
-    """What `count` questions teach, none of which is in `avoid`: those with enough sound rationales."""
+def lessons(ground: Ground, seed: int, count: int, folder: Path) -> Lessons:
+    """What `count` questions teach: those with enough sound rationales."""
     chance = random.Random(f"claims lessons {seed}")
-    problems = _some(chance, set(avoid), CALIBRATION + round(SPARE * count), (3, 4, 5), FAMILIES)
+    asked_for = {problem.key for problems in asked(seed, MOST).values() for problem in problems}
+    problems = _some(chance, asked_for, CALIBRATION + round(SPARE * count), (3, 4, 5), FAMILIES)
     every = sampled_of(ground, problems, seed=seed, num=DRAWS, temperature=TEMPERATURE, folder=folder)
-    right = {
-        name: sum(t.right for each in every[:CALIBRATION] for t in each.drawn(DRAWS) if t.teacher == name)
-        for name in ground.teachers
-    }
-    best = max(right, key=lambda name: right[name])
-    alone = replace(ground, teachers={best: ground.teachers[best]})
-    num = DRAWS * len(ground.teachers)
-    single = sampled_of(alone, problems, seed=seed, num=num, temperature=TEMPERATURE, folder=folder)
+    best = _best(ground, every[:CALIBRATION])
     by_data: dict[Data, list[Taught]] = {"accepted": [], "single": [], "unfiltered": [], "sound": []}
-    for several, one in list(zip(every, single, strict=True))[CALIBRATION:]:
-        drawn = several.drawn(DRAWS)
-        chosen: dict[Data, list[Trace]] = {
-            "accepted": _chosen(chance, [trace for trace in drawn if trace.right]),
-            "single": _chosen(chance, [trace for trace in one.drawn(num) if trace.right]),
-            "unfiltered": _chosen(chance, [trace for trace in drawn if trace.answer is not None]),
-            "sound": _chosen(chance, [trace for trace in drawn if trace.right and trace.sound]),
-        }
+    for each in every[CALIBRATION:]:
+        chosen = _choices(chance, each.drawn(DRAWS), best)
         if len(by_data["sound"]) < count and all(len(chosen[name]) == RATIONALES for name in chosen if name != "single"):
             for name, traces in chosen.items():
                 if traces:
-                    by_data[name].append(Taught(problem=several.problem, traces=tuple(traces)))
+                    by_data[name].append(Taught(problem=each.problem, traces=tuple(traces)))
     if len(by_data["sound"]) < count:
         raise ValueError(f"only {len(by_data['sound'])} of {len(problems)} questions have enough rationales; set SPARE higher")
     return Lessons(best=best, by_data=by_data)
+
+
+def _best(ground: Ground, sampled: Sequence[Sampled]) -> str:
+    """The teacher that is right most often."""
+    right = {name: sum(t.right for each in sampled for t in each.drawn(DRAWS) if t.teacher == name) for name in ground.teachers}
+    return max(right, key=lambda name: right[name])
+
+
+def _choices(chance: random.Random, several: Sequence[Trace], best: str) -> dict[Data, list[Trace]]:
+    """What is learnt of a question, of the traces of all teachers or of the best alone."""
+    by_teacher = {trace.teacher: [other for other in several if other.teacher == trace.teacher] for trace in several}
+    any_of = [chance.choice(traces) for traces in by_teacher.values()]
+    return {
+        "accepted": _chosen(chance, [trace for trace in several if trace.right]),
+        "single": _chosen(chance, [trace for trace in several if trace.right and trace.teacher == best]),
+        "unfiltered": [trace for trace in any_of if trace.answer is not None],
+        "sound": _chosen(chance, [trace for trace in several if trace.right and trace.sound]),
+    }
 
 
 def misled(taught: Sequence[Taught], rate: float, seed: int) -> list[Taught]:
@@ -164,6 +193,3 @@ def _chosen(chance: random.Random, traces: Sequence[Trace]) -> list[Trace]:
         turns.append((rounds.setdefault(trace.teacher, 0), place))
         rounds[trace.teacher] += 1
     return [shuffled[place] for _, place in sorted(turns)[:RATIONALES]]
-
-
-__all__ = ["CACHE", "Data", "Lessons", "Taught", "asked", "lessons", "misled", "students"]

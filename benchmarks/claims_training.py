@@ -15,8 +15,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
+import numpy as np
 import torch
 from claims_ground import Data, Taught
 from proving_ground.build import engine
@@ -64,13 +65,21 @@ class Found(TypedDict):
 
     marks: dict[str, dict[str, list[bool]]]
     """Right or wrong, by student and set."""
-    weights: list[dict[str, Any]]
-    """What students measured on trajectories, with the truth about those."""
+    told_apart: dict[str, dict[str, float]]
+    """How well alpha and its scores tell sound from unsound rationales, `early` and `late`."""
     passes: float
     """Trajectories learnt, on average over the students."""
     updates: int
     seconds: float
     """Of CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A trajectory: whose question it answers, and whether every step of it is right."""
+
+    question: str
+    sound: bool
 
 
 @dataclass(slots=True)
@@ -82,7 +91,7 @@ class Training:
     seed: int
     bases: Mapping[str, Path]
     folder: Path
-    traces: dict[str, Trace] = field(default_factory=dict)
+    traces: dict[str, Learnt] = field(default_factory=dict)
 
     async def teach(self, taught: Sequence[Taught], passes: int) -> tuple[list[Report], list[Metrics]]:
         """Every student learns `taught`, so often that about `passes` trajectories are learnt; what they measured."""
@@ -110,7 +119,7 @@ class Training:
                 asked = question(each.problem)
                 trajectories = [_trajectory(asked.id, trace) for trace in each.traces]
                 ids = [trajectory.id for trajectory in trajectories]
-                self.traces |= dict(zip(ids, each.traces, strict=True))
+                self.traces |= {key: Learnt(asked.id, trace.sound) for key, trace in zip(ids, each.traces, strict=True)}
                 routes = [
                     Route(id=content_id("claims", key, name), trajectory=key, student=name) for key in ids for name in self.bases
                 ]
@@ -173,11 +182,15 @@ def _trajectory(asked: str, trace: Trace) -> Trajectory:
     )
 
 
-async def marks(model: Path, sets: Mapping[str, Sequence[Problem]]) -> dict[str, list[bool]]:
-    """Whether each greedy answer is right."""
-    config = TransformersEngine.model_validate(engine(model) | {"max_batch": 256})
-    async with open_model("student", config) as opened:
-        return {name: await answered(opened.engine, problems) for name, problems in sets.items()}
+def marks(model: Path, sets: Mapping[str, Sequence[Problem]]) -> dict[str, list[bool]]:
+    """Whether each greedy answer of a model is right."""
+
+    async def ask() -> dict[str, list[bool]]:
+        config = TransformersEngine.model_validate(engine(model) | {"max_batch": 256})
+        async with open_model("student", config) as opened:
+            return {name: await answered(opened.engine, problems) for name, problems in sets.items()}
+
+    return asyncio.run(ask())
 
 
 def distilled(
@@ -195,19 +208,40 @@ def distilled(
     began, training = time.process_time(), Training(condition, settings, seed, bases, folder)
     torch.manual_seed(seed)
     reports, metrics = asyncio.run(training.teach(taught, passes))
-    found = {name: asyncio.run(marks(training.final(name), sets)) for name in bases}
+    found = {name: marks(training.final(name), sets) for name in bases}
     shutil.rmtree(folder)
     learnt = [report for report in reports if report.routed]
     updates = max(one.update for one in metrics)
+    weighed = [(report, training.traces[report.trajectory]) for report in learnt if report.alpha is not None]
     return Found(
         marks=found,
-        weights=[_weight(report, training.traces[report.trajectory]) for report in learnt if report.alpha is not None],
+        told_apart={
+            "early": told_apart([each for each in weighed if each[0].update <= updates / 3]),
+            "late": told_apart([each for each in weighed if each[0].update > 2 * updates / 3]),
+        },
         passes=len(learnt) / len(bases),
         updates=updates,
         seconds=time.process_time() - began,
     )
 
 
-def _weight(report: Report, trace: Trace) -> dict[str, Any]:
-    scores = {name: getattr(report, name) for name in ("alpha", "adaptability", "consensus", "difficulty")}
-    return scores | {"update": report.update, "student": report.student, "sound": trace.sound}
+def told_apart(weighed: Sequence[tuple[Report, Learnt]]) -> dict[str, float]:
+    """How often a sound rationale has the better number of a sound and an unsound one of the same question, student and update,
+    equal ones half (so .5 tells nothing); and `share`, the unsound ones' mean weight, 1 being as much as the others have."""
+    groups: dict[tuple[str, int, str], list[tuple[Report, bool]]] = {}
+    for report, trace in weighed:
+        groups.setdefault((report.student, report.update, trace.question), []).append((report, trace.sound))
+    mixed = [group for group in groups.values() if 0 < sum(sound for _, sound in group) < len(group)]
+    found: dict[str, float] = {}
+    for name, sign in (("alpha", 1), ("adaptability", 1), ("consensus", 1), ("difficulty", -1)):
+        wins = [
+            0.5 * (1 + np.sign(sign * (getattr(one, name) - getattr(other, name))))
+            for group in mixed
+            for one, sound in group
+            for other, other_sound in group
+            if sound and not other_sound and getattr(one, name) is not None
+        ]
+        if wins:
+            found[name] = float(np.mean(wins))
+    alphas = [(report.alpha or 0.0) * len(group) for group in mixed for report, sound in group if not sound]
+    return found | ({"share": float(np.mean(alphas))} if alphas else {})
