@@ -1,7 +1,7 @@
-"""What the papers' claims are tested on: questions, two students that know half of what is asked, and teachers' rationales.
+"""What the papers' claims are tested on: questions, and teachers' rationales.
 
 A question's operations come from one of three families; in each of them two of the four teachers are good. One kind of
-operation is in none: the students know it, are never taught it, and may forget it.
+operation is in none: the students (`claims_students`) know it, are never taught it, and may forget it.
 
     test      as the training questions                    mixed     operations of all families in one question, which no
     longer    chains of 6 and 7 operations                           teacher is good at
@@ -14,43 +14,19 @@ Invariant: deterministic from the seed; no question of one set is in another, an
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from proving_ground import Ground, Plan, build
-from proving_ground.build import CACHE
+from proving_ground import Ground
 from proving_ground.language import FRAMES, KINDS, UNSEEN, Frame, Problem, draw
-from proving_ground.models import Recipe
-from proving_ground.rows import Skill
 from sampled_traces import Sampled, Trace, corrupted, sampled_of
 
 FAMILIES = (("subtract", "multiply", "mirror"), ("add", "multiply", "halve"), ("subtract", "lift", "fold"))
 KEPT = ("swap", "mirror")
 """Of these two, `swap` is in no training question."""
-STUDENTS = (
-    Recipe(
-        name="ann",
-        tokenizer="trailing",
-        skill=Skill(poor=("multiply", "fold"), rate=0.8, voice=0),
-        layers=2,
-        width=96,
-        updates=1800,
-    ),
-    Recipe(
-        name="ben",
-        tokenizer="spelled",
-        skill=Skill(poor=("subtract", "halve"), rate=0.8, voice=1),
-        layers=2,
-        width=96,
-        updates=1800,
-    ),
-)
-"""A third the size of a teacher; each is poor at a kind of every family, and none at what the other is poor at. Their tokenizers
-cut the final answer in training as they do when the system has written everything up to it; `whole` and `digits` do not, and
-students with those forgot how to say the answer that they had found."""
 RATIONALES = 4
 """Of a question: with two, the consensus scores are always equal."""
 DRAWS = 8
@@ -82,11 +58,6 @@ class Lessons:
 
     best: str
     by_data: dict[Data, list[Taught]]
-
-
-def students(tell: Callable[[str], object] = print, plan: Plan | None = None, folder: Path = CACHE) -> dict[str, Path]:
-    """The folders of the base models, trained if they are not there."""
-    return build(plan or Plan(teachers=STUDENTS, provers=()), folder, tell=tell).teachers
 
 
 def asked(seed: int, count: int) -> dict[str, list[Problem]]:

@@ -33,8 +33,6 @@ from store.types import Metrics, Outcome, QuestionState, Report, Route, Trajecto
 from trainers.actors import run_actors
 from trainers.spec import AnySpec, RouterSpec, Shared, Spec
 
-BATCH = 4
-"""Questions of an update, each with all of its rationales."""
 MOST_UPDATES = 1_000_000
 
 
@@ -46,6 +44,8 @@ class Settings:
     learning_rate: float = 1e-3
     router_rate: float = 1e-2
     """The default, 1e-4, moves no gate in two hundred updates."""
+    batch: int = 4
+    """Questions of an update, each with all of its rationales."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,8 @@ class Condition:
     router: bool = False
     peers: bool = False
     misled: float = 0.0
+    own: bool = False
+    """Whether a trajectory's own words are learnt behind the reasoning, or the right answer, which is what the filter knows."""
 
 
 class Found(TypedDict):
@@ -155,10 +157,10 @@ class Training:
             device="cpu",
             dtype="float32",
             tuning="full",
-            conclusion="own" if self.condition.data == "unfiltered" else "common",  # the right answer is what the filter knows
+            conclusion="own" if self.condition.own else "common",
             compatibility=self.condition.compatibility,
             epochs=epochs,
-            batch=BATCH,
+            batch=self.settings.batch,
             batch_of="questions",
             learning_rate=self.settings.learning_rate,
             max_tokens=512,

@@ -45,8 +45,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from claims_ground import MOST, STUDENTS, Taught, asked, lessons, misled, students
+from claims_ground import MOST, Taught, asked, lessons, misled
 from claims_plot import plot
+from claims_students import STUDENTS, students
 from claims_training import Condition, Found, Settings, distilled, marks
 from machine import device
 from proving_ground import build
@@ -93,7 +94,10 @@ def rows() -> list[Row]:
         Row(condition=Condition(name="QR-Distill", router=True, peers=True), less="uniform"),
         Row(condition=Condition(name="QR-Distill, no router", peers=True), less="QR-Distill"),
         Row(condition=Condition(name="QR-Distill, no peers", router=True), less="QR-Distill"),
-        Row(condition=Condition(name="QR-Distill, no filter", data="unfiltered", router=True, peers=True), less="QR-Distill"),
+        Row(
+            condition=Condition(name="QR-Distill, no filter", data="unfiltered", own=True, router=True, peers=True),
+            less="QR-Distill",
+        ),
         Row(condition=Condition(name="full", compatibility=weighed, router=True, peers=True), less="uniform"),
     ]
 

@@ -11,11 +11,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # which are scripts, not a package that is installed
 
-from claims_ground import FAMILIES, KEPT, MOST, RATIONALES, STUDENTS, Taught, asked, misled, students
+from claims_ground import FAMILIES, KEPT, MOST, RATIONALES, Taught, asked, misled
 from claims_plot import plot
+from claims_students import STUDENTS, students
 from claims_training import Condition, Found, Learnt, Settings, distilled, told_apart
 from distill_claims import BASE, SHARED, corrupted_rows, means, rows, told, weights_told
-from proving_ground import Plan
 from proving_ground.language import Problem
 from proving_ground.rows import steps
 from sampled_traces import trace_of
@@ -42,8 +42,8 @@ def taught(count: int) -> list[Taught]:
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    few = tuple(replace(each, width=32, layers=2, heads=2, updates=4, batch=4) for each in STUDENTS)
-    return students(lambda _: None, Plan(teachers=few, provers=()), tmp_path_factory.mktemp("students"))
+    few = tuple(replace(each, recipe=replace(each.recipe, width=32, heads=2, updates=4, batch=4), chains=20) for each in STUDENTS)
+    return students(few, tmp_path_factory.mktemp("students"), lambda _: None)
 
 
 def test_sets_are_apart_and_of_their_kinds() -> None:
@@ -88,7 +88,7 @@ def test_conditions_are_taught_asked_told_and_drawn(bases: dict[str, Path], tmp_
     found: dict[str, list[Found]] = {}
     conditions = [
         Condition(name="uniform"),
-        Condition(name="QR-Distill, no filter", data="unfiltered", router=True, peers=True),
+        Condition(name="QR-Distill, no filter", data="unfiltered", own=True, router=True, peers=True),
         Condition(name="full", compatibility=Compatibility(), router=True, peers=True),
     ]
     for condition in conditions:
