@@ -41,18 +41,18 @@ class Habit:
     recipe: Recipe
     poor: tuple[str, ...]
     rate: float = 0.9
-    chains: int = 2000
+    chains: int = 3000
     settings: Settings = _ONCE
 
 
 STUDENTS = (
     Habit(
         recipe=Recipe(name="ann", tokenizer="trailing", skill=Skill(voice=0), layers=2, width=96, updates=1500),
-        poor=("multiply", "fold"),
+        poor=("add", "multiply", "fold"),
     ),
     Habit(
         recipe=Recipe(name="ben", tokenizer="spelled", skill=Skill(voice=1), layers=2, width=96, updates=1500),
-        poor=("subtract", "halve"),
+        poor=("subtract", "halve", "lift"),
     ),
 )
 """A third the size of a teacher; each is poor at a kind of every family, and none at what the other is poor at. Their tokenizers
