@@ -51,13 +51,12 @@ STUDENTS = (
         poor=("add", "multiply", "fold"),
     ),
     Habit(
-        recipe=Recipe(name="ben", tokenizer="spelled", skill=Skill(voice=1), layers=2, width=96, updates=1500),
+        recipe=Recipe(name="ben", tokenizer="mixed", skill=Skill(voice=1), layers=2, width=96, updates=1800),
         poor=("subtract", "halve", "lift"),
     ),
 )
-"""A third the size of a teacher; each is poor at a kind of every family, and none at what the other is poor at. Their tokenizers
-cut the final answer in training as they do when the system has written everything up to it; `whole` and `digits` do not, and
-students with those had to learn anew how to say the answer that they had found."""
+"""A third the size of a teacher; each is poor at a kind of every family, and none at what the other is poor at. (With every digit
+and blank a token of its own, a student of this size knew 41% of the answers at first, and 1% when it had been taught.)"""
 
 
 def students(habits: tuple[Habit, ...] = STUDENTS, folder: Path = CACHE, tell: Callable[[str], Any] = print) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from claims_ground import Data, Taught
+from claims_ground import RATIONALES, Data, Taught
 from proving_ground.build import engine
 from proving_ground.language import Problem
 from proving_ground.measure import answered, question
@@ -40,7 +40,7 @@ MOST_UPDATES = 1_000_000
 class Settings:
     """What all conditions share; chosen on seed 0, whose questions are not reported."""
 
-    epochs: int = 3
+    epochs: int = 4
     learning_rate: float = 1e-3
     router_rate: float = 1e-2
     """The default, 1e-4, moves no gate in two hundred updates."""
@@ -151,6 +151,7 @@ class Training:
         return specs
 
     def _student(self, name: str, model: Path, epochs: int) -> Student:
+        alone = self.condition.data == "single"  # some of whose questions have fewer rationales
         return Student(
             name=name,
             model=str(model),
@@ -160,8 +161,8 @@ class Training:
             conclusion="own" if self.condition.own else "common",
             compatibility=self.condition.compatibility,
             epochs=epochs,
-            batch=self.settings.batch,
-            batch_of="questions",
+            batch=self.settings.batch * (RATIONALES if alone else 1),
+            batch_of="trajectories" if alone else "questions",
             learning_rate=self.settings.learning_rate,
             max_tokens=512,
             checkpoint_every=MOST_UPDATES,
