@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Settings:
 
     epochs: int = 4
     learning_rate: float = 1e-3
-    router_rate: float = 1e-2
+    router_rate: float = 3e-3
     """The default, 1e-4, moves no gate in two hundred updates."""
     batch: int = 4
     """Questions of an update, each with all of its rationales."""
@@ -55,7 +55,8 @@ class Condition:
     name: str
     data: Data = "accepted"
     compatibility: Compatibility | None = None
-    router: bool = False
+    router: Literal["none", "learns", "random"] = "none"
+    """A random one never learns: its gates are noise."""
     peers: bool = False
     misled: float = 0.0
     own: bool = False
@@ -127,12 +128,13 @@ class Training:
                 ]
                 verdicts = [Verdict(trajectory=key, outcome=Outcome.ACCEPTED, reason="") for key in ids]
                 await store.add_questions([asked], split="train")
-                settled = [] if self.condition.router else routes
+                settled = routes if self.condition.router == "none" else []
                 await store.settle_question(asked.id, QuestionState.SOLVED, "", trajectories, verdicts, settled)
             await store.end_search()
 
     def _specs(self, epochs: int) -> list[AnySpec]:
-        router = Router(learning_rate=self.settings.router_rate) if self.condition.router else None
+        rates = {"learns": self.settings.router_rate, "random": 1e-12}
+        router = Router(learning_rate=rates[self.condition.router]) if self.condition.router in rates else None
         shared = Shared(
             store=self._store,
             seed=self.seed,

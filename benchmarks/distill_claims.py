@@ -10,8 +10,9 @@ were chosen on seed 0, which has other questions; each seed has training questio
     uniform                 all teachers, plain cross-entropy
     uniform, sound          the same questions with rationales that are right in every step: what a perfect judge would leave
     COMPACT                 weighs a question's rationales; then without one of the three scores, and without any
-    QR-Distill              a router and peers; then without the one or the other, and without the answer check (one trace of
-                            each teacher, right or wrong, with its own answer)
+    QR-Distill              a router and peers; then without the one or the other, with a router that draws its routes (as few
+                            trajectories, not chosen), and without the answer check (one trace of each teacher, right or wrong,
+                            with its own answer)
     full                    both
 
     test      share of greedy answers that are right, mean of both students; 95% interval: bootstrap over seeds and questions
@@ -91,14 +92,15 @@ def rows() -> list[Row]:
             Row(condition=Condition(name=f"COMPACT, no {part}", compatibility=each), less="COMPACT")
             for part, each in without.items()
         ),
-        Row(condition=Condition(name="QR-Distill", router=True, peers=True), less="uniform"),
+        Row(condition=Condition(name="QR-Distill", router="learns", peers=True), less="uniform"),
         Row(condition=Condition(name="QR-Distill, no router", peers=True), less="QR-Distill"),
-        Row(condition=Condition(name="QR-Distill, no peers", router=True), less="QR-Distill"),
+        Row(condition=Condition(name="QR-Distill, random router", router="random", peers=True), less="QR-Distill"),
+        Row(condition=Condition(name="QR-Distill, no peers", router="learns"), less="QR-Distill"),
         Row(
-            condition=Condition(name="QR-Distill, no filter", data="unfiltered", own=True, router=True, peers=True),
+            condition=Condition(name="QR-Distill, no filter", data="unfiltered", own=True, router="learns", peers=True),
             less="QR-Distill",
         ),
-        Row(condition=Condition(name="full", compatibility=weighed, router=True, peers=True), less="uniform"),
+        Row(condition=Condition(name="full", compatibility=weighed, router="learns", peers=True), less="uniform"),
     ]
 
 
