@@ -36,6 +36,10 @@ from trainers.spec import AnySpec, RouterSpec, Shared, Spec
 MOST_UPDATES = 1_000_000
 
 
+_PEERS = Peers(staleness=0, wait_s=60)
+"""Only what a peer says of the same update counts, as in the paper's joint training; or it would depend on who is faster."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What all conditions share; chosen on seed 0, whose questions are not reported."""
@@ -141,7 +145,7 @@ class Training:
             config_hash=content_id("claims", self.condition.name, self.seed),
             names=tuple(self.bases),
             router=router,
-            peers=Peers() if self.condition.peers else None,
+            peers=_PEERS if self.condition.peers else None,
         )
         specs: list[AnySpec] = [
             Spec(shared=shared, student=self._student(name, model, epochs), model=model, directory=self.folder / name, threads=1)
