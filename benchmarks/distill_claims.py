@@ -111,11 +111,11 @@ def rows() -> list[Row]:
 
 def corrupted_rows() -> list[Row]:
     """The second table; its first rows are of the first."""
-    known = {row.condition.name: row.condition for row in rows()}
+    known = {row.condition.name: row for row in rows()}
     return [
         Row(
-            condition=Condition(name=f"{name}, {rate:.0%}", compatibility=known[name].compatibility, misled=rate),
-            less=None if name == "uniform" else f"uniform, {rate:.0%}",
+            condition=Condition(name=f"{name}, {rate:.0%}", compatibility=known[name].condition.compatibility, misled=rate),
+            less=f"{known[name].less}, {rate:.0%}" if known[name].less else None,
         )
         for rate in RATES
         for name in SHARED
