@@ -89,18 +89,18 @@ def trace_of(problem: Problem, teacher: str, draw: int, written: str) -> Trace:
     )
 
 
-async def _of_one(model: Engine, teacher: str, problem: Problem, seed: int, num: int) -> list[Trace]:
+async def _of_one(model: Engine, teacher: str, problem: Problem, seed: int, num: int, temperature: float) -> list[Trace]:
     prompt = prompts.propose(question(problem), [], ASKING)
     draws = int(content_id("traces", seed, problem.key, teacher)[:15], 16)
     greedy = await model.generate(prompt, max_tokens=MAX_TOKENS, temperature=0.0)
-    drawn = await model.generate(prompt, n=num, max_tokens=MAX_TOKENS, temperature=TEMPERATURE, top_p=0.95, seed=draws)
+    drawn = await model.generate(prompt, n=num, max_tokens=MAX_TOKENS, temperature=temperature, top_p=0.95, seed=draws)
     return [trace_of(problem, teacher, draw, each.text) for draw, each in enumerate([*greedy, *drawn])]
 
 
-async def _sample(ground: Ground, problems: Sequence[Problem], seed: int, num: int) -> list[Sampled]:
+async def _sample(ground: Ground, problems: Sequence[Problem], seed: int, num: int, temperature: float) -> list[Sampled]:
     async with AsyncExitStack() as stack:
         models = await opened(stack, ground.teachers)
-        asked = [_of_one(model, name, problem, seed, num) for name, model in models.items() for problem in problems]
+        asked = [_of_one(model, name, problem, seed, num, temperature) for name, model in models.items() for problem in problems]
         found = await together(asked)
     by_teacher = [found[at : at + len(problems)] for at in range(0, len(found), len(problems))]
     return [
@@ -112,11 +112,23 @@ async def _sample(ground: Ground, problems: Sequence[Problem], seed: int, num: i
 def sampled(ground: Ground, name: str, *, count: int, skip: int, seed: int, num: int, folder: Path) -> list[Sampled]:
     """`num` traces of each teacher and a greedy one, for `count` questions of the set `name`; kept in `folder`."""
     identity = content_id(name, count, skip, seed, num, TEMPERATURE, sorted(path.name for path in ground.teachers.values()))
-    file = folder / f"traces-{identity[:16]}.json"
     problems = ground.problems(name)[skip : skip + count]
+    return _kept(ground, problems, seed, num, TEMPERATURE, folder / f"traces-{identity[:16]}.json")
+
+
+def sampled_of(
+    ground: Ground, problems: Sequence[Problem], *, seed: int, num: int, temperature: float, folder: Path
+) -> list[Sampled]:
+    """The same for any problems, at any temperature."""
+    asked, teachers = [problem.text for problem in problems], sorted(path.name for path in ground.teachers.values())
+    identity = content_id("problems", asked, seed, num, temperature, teachers)
+    return _kept(ground, problems, seed, num, temperature, folder / f"traces-{identity[:16]}.json")
+
+
+def _kept(ground: Ground, problems: Sequence[Problem], seed: int, num: int, temperature: float, file: Path) -> list[Sampled]:
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        made = asyncio.run(_sample(ground, problems, seed, num))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        made = asyncio.run(_sample(ground, problems, seed, num, temperature))
         part = file.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps([[asdict(trace) for trace in each.traces] for each in made]), encoding="utf-8")
         part.rename(file)
