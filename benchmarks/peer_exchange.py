@@ -85,9 +85,9 @@ def train(side: Side, folder: Path, lessons: Sequence[Lesson], updates: int) -> 
     examples = list(examples_of(lessons, side.chat).values())
     for number in range(updates):
         batch = [examples[(4 * number + place) % len(examples)] for place in range(4)]
-        learner.begin(2e-4, batch, 0)
-        learner.learn(batch, number)
-        learner.finish(number, 0, 0)
+        learner.begin(number, 2e-4, batch)
+        learner.learn(batch)
+        learner.finish()
         learner.step()
     side.model.learn(False)
 

@@ -16,7 +16,7 @@ import importlib
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -154,27 +154,24 @@ class _Student:
     async def update(
         self, number: int, learnt: list[Example], measured: list[Example], fellows: dict[str, list[str]]
     ) -> Measured:
-        await self.call(self.learner.begin, RATE, learnt, len(fellows))
+        await self.call(self.learner.begin, number, RATE, learnt, len(fellows))
         if measured:
             await self.call(self.learner.measure, measured)
         if self.exchange is None:
-            await self.call(self.learner.learn, learnt, number)
+            await self.call(self.learner.learn, learnt)
         else:
             for at, rows in enumerate(self.learner.passes(learnt)):
                 await self._pass(self.exchange, rows, number, at, fellows)
-        found = await self.call(self.learner.finish, number, *counted(learnt))
+        found = await self.call(self.learner.finish)
         await self.call(self.learner.step)
-        self.reports = [
-            Report(student=self.name, trajectory=trajectory, update=number + 1, **asdict(told))
-            for trajectory, told in found.told.items()
-        ]
+        self.reports = list(found.reports)
         return found
 
     async def _pass(
         self, exchange: Exchange, rows: Sequence[Example], number: int, at: int, fellows: dict[str, list[str]]
     ) -> None:
         speaking = frozenset(row.trajectory for row in rows if row.trajectory in fellows)
-        forward = await self.call(self.learner.forward, rows, number, at, speaking)
+        forward = await self.call(self.learner.forward, rows, at, speaking)
         heard = {}
         if forward.messages:
             wanted = {message.trajectory: fellows[message.trajectory] for message in forward.messages}

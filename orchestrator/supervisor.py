@@ -18,14 +18,9 @@ from typing import Any
 import structlog
 
 from orchestrator.daemon import Draining
+from trainers.torchrun import DIVERGED, REFUSED
 
 log = structlog.get_logger()
-
-WRONG_INPUT = 2
-"""The exit code of a child that refuses what it was given."""
-
-DIVERGED = 4
-"""The exit code of a student whose loss is no number any more: it would be none again."""
 
 SILENT_S = 120.0
 """A child says every ten seconds that it is alive, once it has loaded its libraries: one that is silent so long is stuck."""
@@ -69,7 +64,7 @@ async def run_child(
         if code in {0, DIVERGED} or draining():
             return
         log.warning("child_died", arguments=arguments, code=code, restarts=restarts, last=last)
-        if code == WRONG_INPUT:
+        if code == REFUSED:
             raise ChildRefused(f"{arguments[0]}: {last}; see {errors}")
         if restarts == _RESTARTS:
             raise ChildFailed(f"{arguments[0]}: exit code {code} after {restarts} restarts: {last}; see {errors}")

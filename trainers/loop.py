@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -174,17 +174,15 @@ class _Trainer:
             await self.exchange.decline(assigned.learns - by_trajectory.keys(), number)
         fellows = {each.trajectory: fellows for each in learnt if (fellows := assigned.fellows.get(each.trajectory))}
         rate = self.course.walk.rate(number, config.learning_rate, config.warmup)
-        await around.together(learner.begin, rate, learnt, len(fellows))
+        await around.together(learner.begin, number, rate, learnt, len(fellows))
         if measured:
             await around.together(learner.measure, measured)
         if self.exchange is None:
-            await around.together(learner.learn, learnt, number)
+            await around.together(learner.learn, learnt)
         else:
             for at, rows in enumerate(learner.passes(learnt)):
                 await self._pass(self.exchange, rows, number, at, fellows)
-        tokens = sum(len(example.tokens) for example in learnt)
-        response_tokens = sum(len(example.tokens) - example.first for example in learnt)
-        found = await around.together(learner.finish, number, tokens, response_tokens)
+        found = await around.together(learner.finish)
         await around.together(learner.step)
         self._keep(found, epoch, len(learnt), time.monotonic() - began)
         if self.spec.shared.router is not None:  # it waits for them
@@ -196,7 +194,7 @@ class _Trainer:
     ) -> None:
         """One forward and backward pass; between them the peers have their say."""
         speaking = frozenset(example.trajectory for example in rows if example.trajectory in fellows)
-        forward = await self.around.call(self.learner.forward, rows, number, at, speaking)
+        forward = await self.around.call(self.learner.forward, rows, at, speaking)
         heard = {}
         if forward.messages:
             wanted = {message.trajectory: fellows[message.trajectory] for message in forward.messages}
@@ -207,10 +205,7 @@ class _Trainer:
     def _keep(self, measured: Measured, epoch: int, num_learnt: int, seconds: float) -> None:
         self.losses.append(measured.loss)
         update, student = len(self.losses), self.spec.student.name
-        self.unrecorded.reports += [
-            Report(student=student, trajectory=trajectory, update=update, **asdict(told))
-            for trajectory, told in measured.told.items()
-        ]
+        self.unrecorded.reports += measured.reports
         values = {
             "learning_rate": measured.learning_rate,
             "tokens": float(measured.tokens),

@@ -6,21 +6,10 @@ Invariant: None is what was not measured; a sum over ranks is what one process w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What is measured on one trajectory; `alpha` and the scores only with compatibility."""
-
-    cross_entropy: float
-    routed: bool
-    alpha: float | None = None
-    adaptability: float | None = None
-    consensus: float | None = None
-    difficulty: float | None = None
-    peer: float | None = None
+from store.types import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,22 +22,25 @@ class Measured:
     tokens: int
     response_tokens: int
     terms: Mapping[str, float]
-    told: Mapping[str, Told]
+    reports: Sequence[Report]
 
 
 @dataclass(slots=True)
 class Sums:
-    """Of one update, so far; `weight` and `co_routed` are the whole batch's in every rank."""
+    """Of one update, so far; `number` counts from 0; what stands above `loss` is the whole batch's in every rank."""
 
+    number: int = 0
     weight: float = 0.0
     co_routed: int = 0
+    tokens: int = 0
+    response_tokens: int = 0
     loss: float = 0.0
     terms: dict[str, float] = field(default_factory=dict)
-    told: dict[str, Told] = field(default_factory=dict)
+    reports: list[Report] = field(default_factory=list)
 
     def add(self, other: Sums) -> None:
         """What another rank has of the same update."""
         self.loss += other.loss
-        self.told |= other.told
+        self.reports += other.reports
         for name, value in other.terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + value

@@ -28,11 +28,12 @@ import torch
 from torch import Tensor
 
 from configs import schema
+from store.types import Report
 from trainers import checkpoint, compatibility, losses, shards
 from trainers.data import Batch, Example, collate
 from trainers.exchange import Message
 from trainers.look import Look
-from trainers.measures import Measured, Sums, Told
+from trainers.measures import Measured, Sums
 from trainers.plan import passes
 from trainers.ranks import Alone, Ranks
 from trainers.student import StudentModel
@@ -108,12 +109,18 @@ class Learner:
         limit = CPU_TOKENS if self.student.device.type == "cpu" else None
         return list(passes(list(units.values()), lengths, self.config.micro_batch, limit))
 
-    def begin(self, rate: float, examples: Sequence[Example], co_routed: int) -> None:
-        """An update over `examples`, of which peers learn `co_routed`."""
+    def begin(self, number: int, rate: float, examples: Sequence[Example], co_routed: int = 0) -> None:
+        """The update `number`, from 0, over `examples`, of which peers learn `co_routed`."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.peers.learning_rate if self.peers and group.get("peers") else rate
         units = {example.question for example in examples} if self.config.compatibility else examples
-        self._sums = Sums(weight=float(len(units)), co_routed=co_routed)
+        self._sums = Sums(
+            number=number,
+            weight=float(len(units)),
+            co_routed=co_routed,
+            tokens=sum(len(example.tokens) for example in examples),
+            response_tokens=sum(len(example.tokens) - example.first for example in examples),
+        )
 
     @torch.no_grad()
     def measure(self, examples: Sequence[Example]) -> None:
@@ -125,20 +132,21 @@ class Learner:
                 continue
             batch = collate(rows).to(self.student.device)
             values = self._cross_entropies(batch, self._states(batch), None)[1].tolist()
-            told = [Told(cross_entropy=value, routed=False) for value in values]
-            self._sums.told |= dict(zip(batch.trajectories, told, strict=True))
+            for trajectory, value in zip(batch.trajectories, values, strict=True):
+                self._report(trajectory, cross_entropy=value, routed=False)
         self.student.learn(True)
 
-    def learn(self, examples: Sequence[Example], number: int) -> None:
-        """All forward and backward passes of the update `number` that are this process's."""
+    def learn(self, examples: Sequence[Example]) -> None:
+        """All forward and backward passes that are this process's."""
         for at, rows in self.ranks.deal(self.passes(examples)):
             if at is None:
                 self._accompany(rows)
             else:
-                self.backward(self.forward(rows, number, at), {})
+                self.backward(self.forward(rows, at), {})
 
-    def forward(self, examples: Sequence[Example], number: int, at: int, speaking: frozenset[str] = frozenset()) -> Forward:
-        """The forward pass `at` of the update `number`, and messages about those trajectories that are `speaking`."""
+    def forward(self, examples: Sequence[Example], at: int, speaking: frozenset[str] = frozenset()) -> Forward:
+        """The forward pass `at` of the update, and messages about those trajectories that are `speaking`."""
+        number = self._sums.number
         key = f"{self.seed}/{self.config.name}/{number}/{at}"
         torch.manual_seed(int.from_bytes(sha256(key.encode()).digest()[:7]))
         batch = collate(examples).to(self.student.device)
@@ -179,7 +187,7 @@ class Learner:
             sums.terms[name] = sums.terms.get(name, 0.0) + value.item()
         self._tell(forward, {trajectory: each.loss.item() for trajectory, each in peer_losses.items()})
 
-    def finish(self, number: int, tokens: int, response_tokens: int) -> Measured:
+    def finish(self) -> Measured:
         """What the passes of all ranks came to, known on rank 0. Raises `Diverged` there."""
         sums, learnt, norm = self._sums, bool(self._sums.weight), None
         if learnt:
@@ -188,16 +196,16 @@ class Learner:
         for other in self.ranks.gather(sums)[1:]:
             sums.add(other)
         if learnt and self.ranks.rank == 0:
-            self._check(number, sums.loss, norm)
+            self._check(sums, norm)
             self._recent = [*self._recent, sums.loss][-_REMEMBERED:]
         return Measured(
             loss=sums.loss if learnt else None,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             gradient_norm=norm,
-            tokens=tokens,
-            response_tokens=response_tokens,
+            tokens=sums.tokens,
+            response_tokens=sums.response_tokens,
             terms=sums.terms,
-            told=sums.told,
+            reports=sums.reports,
         )
 
     def step(self) -> None:
@@ -229,15 +237,16 @@ class Learner:
     def _learning(self) -> list[Any]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def _check(self, number: int, loss: float, norm: float | None) -> None:
+    def _check(self, sums: Sums, norm: float | None) -> None:
+        loss = sums.loss
         usual = statistics.median(self._recent) if len(self._recent) == _REMEMBERED else math.inf
         broken = not (math.isfinite(loss) and norm is not None and math.isfinite(norm))
         if broken or loss > self.config.explosion * usual:
-            which = [trajectory for trajectory, told in self._sums.told.items() if told.routed]
+            which = [report.trajectory for report in sums.reports if report.routed]
             how = f"loss {loss:.6g}, gradient norm {norm if norm is None else round(norm, 4)}"
             before = f", the usual loss was {usual:.4g}" if math.isfinite(usual) else ""
             raise Diverged(
-                f"update {number + 1}: {how}{before}; trajectories {', '.join(which)}; a smaller learning rate may help"
+                f"update {sums.number + 1}: {how}{before}; trajectories {', '.join(which)}; a smaller learning rate may help"
             )
 
     def _states(self, batch: Batch) -> Tensor:
@@ -354,12 +363,16 @@ class Learner:
         for trajectory, loss, alpha, adaptability, consensus, difficulty in zip(
             forward.batch.trajectories, *columns, strict=True
         ):
-            self._sums.told[trajectory] = Told(
+            self._report(
+                trajectory,
                 cross_entropy=loss,
-                routed=True,
                 alpha=alpha,
                 adaptability=adaptability,
                 consensus=consensus,
                 difficulty=difficulty,
                 peer=peer.get(trajectory),
             )
+
+    def _report(self, trajectory: str, **measured: Any) -> None:
+        update = self._sums.number + 1
+        self._sums.reports.append(Report(student=self.config.name, trajectory=trajectory, update=update, **measured))

@@ -13,7 +13,6 @@ from tiny_student import make_lesson, make_model
 from torch import Tensor
 
 from configs.schema import Compatibility, Lora, Peers, Router, Student
-from store.types import Report
 from trainers import gates, peers
 from trainers.alignment import pool, pooling, words
 from trainers.data import Example, Writing
@@ -92,9 +91,9 @@ def assert_near(one: Tensor, other: Tensor) -> None:
 def updated(learner: Learner, examples: Sequence[Example], heard: dict[str, list[Message]] | None = None) -> list[Tensor]:
     """The gradients of an update that is begun and not stepped."""
     learner.optimizer.zero_grad()
-    learner.begin(1e-3, examples, len(heard or ()))
+    learner.begin(0, 1e-3, examples, len(heard or ()))
     for at, rows in enumerate(learner.passes(examples)):
-        forward = learner.forward(rows, 0, at, frozenset(heard or ()))
+        forward = learner.forward(rows, at, frozenset(heard or ()))
         learner.backward(forward, heard or {})
     return gradients(learner.student.parameters)
 
@@ -174,7 +173,7 @@ def test_the_update_of_compact_is_the_papers(model: Path, examples: list[Example
     student = student_of(model, settled, 3)
     learner = Learner(student, settled, seed=0)
     ours = updated(learner, examples)
-    measured = learner.finish(0, 1, 1)
+    measured = learner.finish()
     student = student_of(model, settled, 3)
     loss = compact_by_hand(student, examples, settings)
     loss.backward()
@@ -184,7 +183,8 @@ def test_the_update_of_compact_is_the_papers(model: Path, examples: list[Example
     for question in range(QUESTIONS):
         rows = [example for example in examples if example.question == f"q{question}"]
         alpha, scores = alpha_by_hand(student_of(model, settled, 3), rows, settings)
-        told = [measured.told[row.trajectory] for row in rows]
+        by_trajectory = {report.trajectory: report for report in measured.reports}
+        told = [by_trajectory[row.trajectory] for row in rows]
         assert [each.alpha for each in told] == pytest.approx(alpha, rel=1e-4)
         assert len(set(alpha)) > 1
         for each, score in zip(told, scores, strict=True):
@@ -198,7 +198,7 @@ def test_a_switch_removes_a_term_and_nothing_else(model: Path, examples: list[Ex
         settled = config(compatibility=settings, batch_of="questions", conclusion="common")
         learner = Learner(student_of(model, settled, 3), settled, seed=0)
         updated(learner, examples)
-        return learner.finish(0, 1, 1)
+        return learner.finish()
 
     plain, whole, silent = measured(None), measured(Compatibility()), measured(Compatibility(consistency=0))
     equal = measured(Compatibility(adaptability=0, consensus=0, difficulty=0, consistency=0))
@@ -206,9 +206,9 @@ def test_a_switch_removes_a_term_and_nothing_else(model: Path, examples: list[Ex
     assert set(whole.terms) == {"cross_entropy", "consistency"}
     assert silent.terms == {"cross_entropy": pytest.approx(whole.terms["cross_entropy"])}
     assert equal.loss == pytest.approx(plain.loss)  # all questions have as many trajectories here
-    assert [each.alpha for each in equal.told.values()] == pytest.approx([1 / EACH] * len(examples))
-    assert {each.alpha for each in plain.told.values()} == {None}
-    assert [each.cross_entropy for each in plain.told.values()] == pytest.approx([e.cross_entropy for e in whole.told.values()])
+    assert [each.alpha for each in equal.reports] == pytest.approx([1 / EACH] * len(examples))
+    assert {each.alpha for each in plain.reports} == {None}
+    assert [each.cross_entropy for each in plain.reports] == pytest.approx([e.cross_entropy for e in whole.reports])
 
 
 def test_company_and_order_change_no_alpha(model: Path, examples: list[Example]):
@@ -217,7 +217,7 @@ def test_company_and_order_change_no_alpha(model: Path, examples: list[Example])
     def alphas(some: Sequence[Example]) -> dict[str, float]:
         learner = Learner(student_of(model, settled, 3), settled, seed=0)
         updated(learner, some)
-        return {trajectory: told.alpha for trajectory, told in learner.finish(0, 1, 1).told.items()}
+        return {report.trajectory: report.alpha for report in learner.finish().reports}
 
     whole = alphas(examples)
     assert alphas(examples[::-1]) == pytest.approx(whole, rel=1e-4)
@@ -282,19 +282,18 @@ def test_apart_the_actors_make_the_gradients_of_the_joint_loss(tmp_path: Path, m
         student = student_of(model, settled, number)
         learner = Learner(student, settled, seed=0, peers=exchanged)
         learner.teach_with(make_teaching(exchanged, student.width, student.head, [], "same", lambda _: None, seed=number))
-        learner.begin(1e-3, routed[name], len(both))
+        learner.begin(0, 1e-3, routed[name], len(both))
         learner.measure([each for each in examples if not gate[each.trajectory, name]])
         learners[name] = learner
-        forwards[name] = [learner.forward(rows, 0, at, frozenset(both)) for at, rows in enumerate(learner.passes(routed[name]))]
-    reports = []
+        forwards[name] = [learner.forward(rows, at, frozenset(both)) for at, rows in enumerate(learner.passes(routed[name]))]
+    reports, apart = [], {}
     for name, learner in learners.items():
         other = next(each for each in NAMES if each != name)
         heard = {message.trajectory: [message] for forward in forwards[other] for message in forward.messages}
         for forward in forwards[name]:
             learner.backward(forward, heard)
-        told = learner._sums.told
-        reports += [Report(student=name, trajectory=each, update=1, cross_entropy=it.cross_entropy) for each, it in told.items()]
-    apart = {name: gradients(learner._learning()) for name, learner in learners.items()}
+        apart[name] = gradients(learner._learning())
+        reports += learner.finish().reports
     before = [parameter.detach().clone() for parameter in keeper.gates.parameters()]
     values = keeper.learn(items, 2, routes, reports)
     of_gates = gradients(list(keeper.gates.parameters()))

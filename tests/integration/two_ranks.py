@@ -53,10 +53,10 @@ def open_learner(spec: Spec, ranks: Ranks) -> Learner:
 
 
 def update(learner: Learner, number: int, learnt: list[Example], measured: list[Example]) -> dict[str, Any]:
-    learner.begin(1e-2 if learner.config.tuning != "full" else 1e-3, learnt, 0)
+    learner.begin(number, 1e-2 if learner.config.tuning != "full" else 1e-3, learnt)
     learner.measure(measured)
-    learner.learn(learnt, number)
-    found = learner.finish(number, 0, 0)
+    learner.learn(learnt)
+    found = learner.finish()
     learner.step()
     return asdict(found)
 
