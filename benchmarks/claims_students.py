@@ -1,4 +1,5 @@
-"""Two small students that could do what is asked, and do half of it wrong.
+"""Two small students that could do what is asked, and do half of it wrong: `python benchmarks/claims_students.py` trains them,
+and everything else that the small recipes ask for.
 
 First a model learns the whole language from right chains, with tokens of its own; then, in the form in which students learn and
 by the trainer that teaches them, chains in which some kinds of operation go wrong nine times in ten. What they once knew is
@@ -23,7 +24,7 @@ from typing import Any
 from claims_ground import Taught
 from claims_training import Condition, Settings, Training
 from proving_ground import Plan, build
-from proving_ground.build import CACHE
+from proving_ground.build import CACHE, named
 from proving_ground.cache import identity, kept
 from proving_ground.language import VOICES, draw
 from proving_ground.models import Recipe
@@ -61,8 +62,11 @@ and blank a token of its own, a student of this size knew 41% of the answers at 
 
 def students(habits: tuple[Habit, ...] = STUDENTS, folder: Path = CACHE, tell: Callable[[str], Any] = print) -> dict[str, Path]:
     """Their folders, trained if they are not there."""
-    whole = build(Plan(teachers=tuple(each.recipe for each in habits), provers=()), folder, tell=tell).teachers
-    return {each.recipe.name: _habituated(each, whole[each.recipe.name], folder) for each in habits}
+    plan = Plan(teachers=tuple(each.recipe for each in habits), provers=())
+    whole = build(plan, folder, tell=tell).teachers
+    taught = {each.recipe.name: _habituated(each, whole[each.recipe.name], folder) for each in habits}
+    named(folder / f"seed-{plan.seed}", taught)
+    return taught
 
 
 def _habituated(habit: Habit, whole: Path, folder: Path) -> Path:
@@ -100,3 +104,14 @@ def _chains(habit: Habit) -> list[Taught]:
         )
         found.setdefault(problem.key, Taught(problem=problem, traces=(trace,)))
     return list(found.values())
+
+
+def main() -> None:
+    """The whole proving ground, and the students on it."""
+    build()
+    for name, place in students().items():
+        print(f"{name}: {place}")
+
+
+if __name__ == "__main__":
+    main()

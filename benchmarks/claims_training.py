@@ -23,13 +23,13 @@ from claims_ground import RATIONALES, Data, Taught
 from proving_ground.build import engine
 from proving_ground.language import Problem
 from proving_ground.measure import answered, question
-from sampled_traces import Trace
+from sampled_traces import trajectory
 
 from agents.roster import open_model
 from configs.engines import TransformersEngine
 from configs.schema import Compatibility, Peers, Router, Student
 from store.store import open_store
-from store.types import Metrics, Outcome, QuestionState, Report, Route, Trajectory, Usage, Verdict, content_id
+from store.types import Metrics, Outcome, QuestionState, Report, Route, Verdict, content_id
 from trainers.actors import run_actors
 from trainers.spec import AnySpec, RouterSpec, Shared, Spec
 
@@ -124,7 +124,10 @@ class Training:
             await store.begin_run("claims", self.condition.name, "{}")
             for each in taught:
                 asked = question(each.problem)
-                trajectories = [_trajectory(asked.id, trace) for trace in each.traces]
+                trajectories = [
+                    trajectory(content_id("claims", asked.id, trace.teacher, trace.draw), asked.id, trace)
+                    for trace in each.traces
+                ]
                 ids = [trajectory.id for trajectory in trajectories]
                 self.traces |= {key: Learnt(asked.id, trace.sound) for key, trace in zip(ids, each.traces, strict=True)}
                 routes = [
@@ -173,22 +176,6 @@ class Training:
             max_tokens=512,
             checkpoint_every=MOST_UPDATES,
         )
-
-
-def _trajectory(asked: str, trace: Trace) -> Trajectory:
-    return Trajectory(
-        id=content_id("claims", asked, trace.teacher, trace.draw),
-        question=asked,
-        nodes=(),
-        teachers=(trace.teacher,),
-        text=trace.text,
-        conclusion=trace.conclusion,
-        answer=trace.answer,
-        origin="style",
-        score=None,
-        best=False,
-        usage=Usage(),
-    )
 
 
 def marks(model: Path, sets: Mapping[str, Sequence[Problem]]) -> dict[str, list[bool]]:

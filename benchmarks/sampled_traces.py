@@ -11,7 +11,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -160,16 +160,17 @@ def trajectories(traces: Iterable[Trace], *, merged: bool = False) -> dict[str, 
     for trace in traces:
         key = content_id(trace.text, trace.conclusion, *(() if merged else (trace.teacher, trace.draw)))
         teachers = {trace.teacher, *(found[key][0].teachers if key in found else ())}
-        found[key] = (_trajectory(key, trace, tuple(sorted(teachers))), trace)
+        found[key] = (trajectory(key, "q", trace, teachers), trace)
     return found
 
 
-def _trajectory(key: str, trace: Trace, teachers: tuple[str, ...]) -> Trajectory:
+def trajectory(key: str, asked: str, trace: Trace, teachers: Collection[str] = ()) -> Trajectory:
+    """A trace as the store has it: of the question `asked`, by `teachers` or by its own alone."""
     return Trajectory(
         id=key,
-        question="q",
+        question=asked,
         nodes=(),
-        teachers=teachers,
+        teachers=tuple(sorted(teachers or {trace.teacher})),
         text=trace.text,
         conclusion=trace.conclusion,
         answer=trace.answer,
@@ -194,7 +195,7 @@ def consensuses(questions: Sequence[Mapping[str, tuple[Trajectory, Trace]]]) -> 
         async with open_embedder(Config()) as embedder:
             for each in questions:
                 graph = ConsensusGraph("q", Config(), embedder, _groups)
-                await graph.add(trajectory for trajectory, _ in each.values())
+                await graph.add(one for one, _ in each.values())
                 found.append(graph.consensus())
         return found
 

@@ -117,7 +117,7 @@ def build(
     sets = problems(plan.sizes, plan.seed)
     kept(asked, partial(write, sets))
     made = {recipe.name: place for recipe, place in zip(recipes, places, strict=True)}
-    _name(folder / f"seed-{plan.seed}", {**made, "questions": asked})
+    named(folder / f"seed-{plan.seed}", {**made, "questions": asked})
     return Ground(
         plan=plan,
         teachers={recipe.name: made[recipe.name] for recipe in plan.teachers},
@@ -127,7 +127,7 @@ def build(
     )
 
 
-def _name(folder: Path, places: dict[str, Path]) -> None:
+def named(folder: Path, places: dict[str, Path]) -> None:
     """Links without hashes, for configurations: the newest build has the name."""
     folder.mkdir(exist_ok=True)
     for name, place in places.items():

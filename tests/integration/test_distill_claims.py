@@ -46,6 +46,13 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return students(few, tmp_path_factory.mktemp("students"), lambda _: None)
 
 
+def test_recipes_find_the_students_by_name(bases: dict[str, Path]) -> None:
+    for name, base in bases.items():
+        named = base.parent / "seed-0" / name
+        assert named.resolve() == base.resolve()
+        assert base.name.startswith(f"student-{name}-")
+
+
 def test_sets_are_apart_and_of_their_kinds() -> None:
     for seed in (0, 1):
         sets = asked(seed, MOST)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_student import make_model
 from tiny_students import NAMES, apart, begin, lessons_of, make_shared, make_students, metrics, reports, routes, together
 
 from configs.schema import ROUTER, Compatibility, Peers, Router
@@ -21,11 +20,6 @@ WAIT_S = 60.0
 """Nobody goes on without another, however busy the machine is."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
 
 
 def taught(root: Path, model: Path, kind: Any, weighed: bool, *, apart_: bool) -> Shared:

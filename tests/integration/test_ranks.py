@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import two_ranks
 from safetensors.torch import load_file
-from tiny_student import NAME, make_lessons, make_model, make_spec
+from tiny_student import NAME, make_model, make_spec
 from tiny_training import ROOT, ending, kept, last_words, losses, process, wait_for_update
 
 from configs.schema import Lora
@@ -28,24 +28,6 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread")]
 NUM_LESSONS = 18
 NAMES = ("student", "trajectory", "update")
 TWO_RANKS = Path(two_ranks.__file__)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "store.db"
-    asyncio.run(make_lessons(path, NUM_LESSONS))
-    return path
-
-
-@pytest.fixture
-def root(tmp_path: Path, taught: Path) -> Path:
-    shutil.copy(taught, tmp_path / "store.db")
-    return tmp_path
 
 
 # Updates

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from tiny_student import CHATML, NAME, make_lesson, make_lessons, make_model, make_spec, make_tokenizer
+from tiny_student import CHATML, NAME, make_lesson, make_lessons, make_spec, make_tokenizer
 from tiny_training import ending, examples, kept, last_words, losses, process, wait_for_update
 from transformers import AutoModelForCausalLM
 
@@ -37,25 +37,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
-    """A store of lessons, to be copied."""
-    path = tmp_path_factory.mktemp("store") / "store.db"
-    asyncio.run(make_lessons(path, NUM_LESSONS))
-    return path
-
-
-@pytest.fixture
-def root(tmp_path: Path, taught: Path) -> Path:
-    shutil.copy(taught, tmp_path / "store.db")
-    return tmp_path
 
 
 @pytest.fixture(scope="module")

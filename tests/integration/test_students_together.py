@@ -51,11 +51,6 @@ ROUTED = Router(width=16, staleness=0, learning_rate=0.01)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a tokenizer of another kind, which has nothing to pad with."""
     return make_model(tmp_path_factory.mktemp("other"), tokenizer=make_other_tokenizer())

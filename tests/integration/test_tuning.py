@@ -3,7 +3,6 @@
 A missing bitsandbytes fails here: it is in the extra `dev`.
 """
 
-import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import bitsandbytes
 import pytest
 import torch
 from peft import PeftModel
-from tiny_student import make_lessons, make_model, make_spec
+from tiny_student import make_model, make_spec
 from tiny_training import ending, examples, losses
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -34,26 +33,8 @@ TUNINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("untied"), tied=False)
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "store.db"
-    asyncio.run(make_lessons(path, NUM_LESSONS))
-    return path
-
-
-@pytest.fixture
-def root(tmp_path: Path, taught: Path) -> Path:
-    shutil.copy(taught, tmp_path / "store.db")
-    return tmp_path
 
 
 def another(root: Path, taught: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_student import make_lesson, make_model
+from tiny_student import make_lesson
 from torch import Tensor
 
 from configs.schema import Compatibility, Lora, Peers, Router, Student
@@ -28,11 +28,6 @@ from trainers.update import Learner
 NAMES = ("ann", "bob")
 QUESTIONS = 3
 EACH = 3
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
