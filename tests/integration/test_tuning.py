@@ -147,8 +147,8 @@ def test_activations_are_in_fact_computed_again(root: Path, model: Path):
 
 def update(one: Learner, some: list[Example]) -> None:
     """All of an update but the step."""
-    one.begin(1e-3, some, 0)
-    one.learn(some, 0)
+    one.begin(0, 1e-3, some)
+    one.learn(some)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -186,7 +186,7 @@ def test_smaller_passes_make_the_same_update(root: Path, model: Path, tuning: st
         some, one = examples(spec)[:8], learner(spec)
         assert len(one.passes(some)) >= 8 // rows
         update(one, some)
-        one.finish(0, 0, 0)
+        one.finish()
         gradients = [parameter.grad.clone() for parameter in one.student.parameters if parameter.grad is not None]
         one.step()
         return [*gradients, torch.tensor(one._sums.loss), *weights(one.student)]
