@@ -202,8 +202,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _recipes(options: argparse.Namespace) -> int:
     from configs.load import recipes
 
-    for name, text in recipes().items():
-        sys.stdout.write(f"{name:12} {text}\n")
+    known = recipes()
+    for name, text in known.items():
+        sys.stdout.write(f"{name:{max(map(len, known))}} {text}\n")
     return 0
 
 
