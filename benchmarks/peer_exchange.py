@@ -6,7 +6,7 @@ states. `hidden` has words of width 512; `logits` the k likeliest tokens; `other
 text otherwise (a vocabulary of 4,000, trained on these texts), compared by `hybrid` with either merge: there are no full logits
 to hold that against.
 
-    PYTHONPATH=. python benchmarks/peer_exchange.py [--data ../shared/data] [--texts 24] [--json FILE]
+    python benchmarks/peer_exchange.py [--data ../shared/data] [--texts 24] [--json FILE]
 
 The agreement: two students of one model on the same real texts (GSM8K's solutions), for temperatures 1 and 2. `trained`: each has
 learnt the solutions of half of other questions; `noise`: the weights of one's adapter are drawn. KL is that over the whole

@@ -5,8 +5,8 @@ first lap warms up, and a lap's ratio is of two laps that ran one after the othe
 prompts masked, LoRA of rank 32 on attention without dropout, AdamW, batches of 8 trajectories; tokens are those of prompts
 and responses that are learnt, without padding. The loss of the first update must agree with TRL's.
 
-    PYTHONPATH=. python benchmarks/trainer_throughput.py [--laps 5] [--dtype float32] [--json FILE]
-    PYTHONPATH=. python benchmarks/trainer_throughput.py --device cuda --shape 1b [--tokenizer FOLDER]
+    python benchmarks/trainer_throughput.py [--laps 5] [--dtype float32] [--json FILE]
+    python benchmarks/trainer_throughput.py --device cuda --shape 1b [--tokenizer FOLDER]
 
 Columns: `tokens/s`; `cost`, the time of a token in units of the group's first row, with the lowest and the highest lap, where
 a row of two students stands against two plain students in one process; `GB`, the peak (resident, or allocated on the GPU);

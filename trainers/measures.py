@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from store.types import Report
+
+FEW = 20
+"""Losses whose median is the usual one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +48,11 @@ class Sums:
         self.reports += other.reports
         for name, value in other.terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + value
+
+
+def has_exploded(loss: float, before: Sequence[float], factor: float) -> bool:
+    """Whether a loss is over `factor` times the median of the last `FEW` before it, and over that of the first `FEW` too.
+
+    The latter because a student that knows nearly all its lessons (.019) does meet one that it does not know (.19).
+    """
+    return len(before) >= FEW and loss > max(factor * median(before[-FEW:]), median(before[:FEW]))

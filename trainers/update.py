@@ -17,7 +17,6 @@ who else (`loop.py`), how processes share the passes (`ranks.py`).
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -33,7 +32,7 @@ from trainers import checkpoint, compatibility, losses, shards
 from trainers.data import Batch, Example, collate
 from trainers.exchange import Message
 from trainers.look import Look
-from trainers.measures import Measured, Sums
+from trainers.measures import Measured, Sums, has_exploded
 from trainers.plan import passes
 from trainers.ranks import Alone, Ranks
 from trainers.student import StudentModel
@@ -41,8 +40,6 @@ from trainers.teaching import Spoken, Teaching
 
 CPU_TOKENS = 512
 """Padded tokens of one forward pass on a CPU: more takes memory (1.1 MB a token in SmolLM2-135M) for a tenth of speed."""
-_REMEMBERED = 20
-"""Losses whose median tells whether the next one has exploded."""
 
 
 class Diverged(ArithmeticError):
@@ -83,7 +80,8 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             shards.groups(student.parameters), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self._recent: list[float] = []
+        self._before: list[float] = []
+        """The losses of all updates."""
         self._sums = Sums()
         student.learn(True)
 
@@ -95,9 +93,9 @@ class Learner:
             teaching.projection.to(self.student.device)
             self.optimizer.add_param_group({"params": list(teaching.projection.parameters()), "peers": True})
 
-    def remember(self, recent: Sequence[float]) -> None:
-        """The losses before this one, of a training that goes on."""
-        self._recent = list(recent[-_REMEMBERED:])
+    def remember(self, before: Sequence[float]) -> None:
+        """The losses so far, of a training that goes on."""
+        self._before = list(before)
 
     def passes(self, examples: Sequence[Example]) -> list[list[Example]]:
         """The forward passes of one batch; what is weighed together stays together."""
@@ -197,7 +195,7 @@ class Learner:
             sums.add(other)
         if learnt and self.ranks.rank == 0:
             self._check(sums, norm)
-            self._recent = [*self._recent, sums.loss][-_REMEMBERED:]
+            self._before.append(sums.loss)
         return Measured(
             loss=sums.loss if learnt else None,
             learning_rate=self.optimizer.param_groups[0]["lr"],
@@ -239,12 +237,11 @@ class Learner:
 
     def _check(self, sums: Sums, norm: float | None) -> None:
         loss = sums.loss
-        usual = statistics.median(self._recent) if len(self._recent) == _REMEMBERED else math.inf
         broken = not (math.isfinite(loss) and norm is not None and math.isfinite(norm))
-        if broken or loss > self.config.explosion * usual:
+        if broken or has_exploded(loss, self._before, self.config.explosion):
             which = [report.trajectory for report in sums.reports if report.routed]
             how = f"loss {loss:.6g}, gradient norm {norm if norm is None else round(norm, 4)}"
-            before = f", the usual loss was {usual:.4g}" if math.isfinite(usual) else ""
+            before = f" after {', '.join(f'{each:.4g}' for each in self._before[-3:])}" if self._before else ""
             raise Diverged(
                 f"update {sums.number + 1}: {how}{before}; trajectories {', '.join(which)}; a smaller learning rate may help"
             )

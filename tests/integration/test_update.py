@@ -23,7 +23,7 @@ from trainers.router import Gatekeeper
 from trainers.spec import RouterSpec, Shared
 from trainers.student import StudentModel, load_chat, load_student
 from trainers.teaching import make_teaching
-from trainers.update import Learner
+from trainers.update import Diverged, Learner
 
 NAMES = ("ann", "bob")
 QUESTIONS = 3
@@ -323,3 +323,22 @@ def test_apart_the_actors_make_the_gradients_of_the_joint_loss(tmp_path: Path, m
             assert_near(one, other)
         if both:
             assert all(each.abs().max() > 0 for each in apart[name][-2:])  # the projection, and the competence
+
+
+# What has gone wrong
+
+
+def test_an_exploded_loss_stops_the_student_and_names_its_batch(model: Path, examples: list[Example]):
+    learner = Learner(student_of(model, config(), 0), config(), seed=0)
+    known = [1e-3] * 20
+    learner.remember(known)
+    learner.begin(20, 1e-3, examples[:2])
+    learner.learn(examples[:2])
+    with pytest.raises(Diverged, match=r"update 21: loss \d+\.\d+, gradient norm .* after 0\.001, .*; trajectories t0-0, t0-1; "):
+        learner.finish()
+
+    learner.optimizer.zero_grad()
+    learner.remember([1e3] * 20 + known)  # it was worse when it began
+    learner.begin(40, 1e-3, examples[:2])
+    learner.learn(examples[:2])
+    assert learner.finish().loss is not None
