@@ -244,11 +244,16 @@ def measured(tasks: Mapping[tuple[str, int], Task], seeds: Sequence[int], proces
         for line in pool.map(prepared, seeds, [task.training for task in list(tasks.values())[:1]] * len(seeds)):
             print(line, flush=True)
         waiting = {pool.submit(done, task): key for key, task in tasks.items()}
-        for number, future in enumerate(as_completed(waiting), start=1):
-            key = waiting[future]
-            found[key] = future.result()
-            right = means([found[key]], ["test"]).mean()
-            print(f"{number} of {len(tasks)}: {key[0]}, seed {key[1]}: {right:.1%}, {found[key]['seconds']:.0f} s", flush=True)
+        try:
+            for number, future in enumerate(as_completed(waiting), start=1):
+                key = waiting[future]
+                found[key] = future.result()
+                right = means([found[key]], ["test"]).mean()
+                told = f"{number} of {len(tasks)}: {key[0]}, seed {key[1]}: {right:.1%}, {found[key]['seconds']:.0f} s"
+                print(told, flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # what failed is told now, and not after all the others
+            raise
     return {name: [found[name, seed] for seed in seeds] for name in dict.fromkeys(name for name, _ in tasks)}
 
 

@@ -90,8 +90,8 @@ class Student(Part):
     clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm."""
     explosion: float = Field(default=10.0, gt=1)
-    """A loss so many times the median of the last 20 updates', and above that of the first 20, stops this student, as one that is
-    not a number does."""
+    """Five losses in a row so many times the median of the 20 before stop this student, as one that is not a number does at once;
+    meanwhile no checkpoint is written."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     max_tokens: int = Field(default=2048, ge=16)

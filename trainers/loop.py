@@ -162,7 +162,8 @@ class _Trainer:
         return await self.routing.assign(self.course.walk, epoch, len(self.losses), items)
 
     def _is_due(self) -> bool:
-        return len(self.losses) % self.spec.student.checkpoint_every == 0 and len(self.losses) != self.course.walk.updates
+        done = len(self.losses)
+        return done % self.spec.student.checkpoint_every == 0 and done != self.course.walk.updates and self.learner.is_steady
 
     async def _update(self, items: Sequence[Item], epoch: int, assigned: Assignment) -> None:
         number, config, learner, around = len(self.losses), self.spec.student, self.learner, self.around
@@ -224,7 +225,7 @@ class _Trainer:
         self.around.tell(progress | told | {"learns": num_learnt})
 
     async def _stop(self) -> Ending:
-        if len(self.losses) > self.saved:
+        if len(self.losses) > self.saved and self.learner.is_steady:
             await self._save()
         return "stopped"
 

@@ -12,8 +12,11 @@ from statistics import median
 
 from store.types import Report
 
-FEW = 20
+USUAL = 20
 """Losses whose median is the usual one."""
+LASTING = 5
+"""High losses in a row that are no accident: a router may leave a batch of two hundred tokens, and one of them in ten thousand
+was ten times the usual and learnt like any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +53,10 @@ class Sums:
             self.terms[name] = self.terms.get(name, 0.0) + value
 
 
-def has_exploded(loss: float, before: Sequence[float], factor: float) -> bool:
-    """Whether a loss is over `factor` times the median of the last `FEW` before it, and over that of the first `FEW` too.
-
-    The latter because a student that knows nearly all its lessons (.019) does meet one that it does not know (.19).
-    """
-    return len(before) >= FEW and loss > max(factor * median(before[-FEW:]), median(before[:FEW]))
+def num_high(losses: Sequence[float], factor: float) -> int:
+    """How many losses at the end, up to `LASTING`, are all over `factor` times the median of the `USUAL` before them."""
+    for num in range(min(LASTING, len(losses) - USUAL), 0, -1):
+        usual = median(losses[-num - USUAL : -num])
+        if min(losses[-num:]) > factor * usual:
+            return num
+    return 0

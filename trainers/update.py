@@ -32,7 +32,7 @@ from trainers import checkpoint, compatibility, losses, shards
 from trainers.data import Batch, Example, collate
 from trainers.exchange import Message
 from trainers.look import Look
-from trainers.measures import Measured, Sums, has_exploded
+from trainers.measures import LASTING, Measured, Sums, num_high
 from trainers.plan import passes
 from trainers.ranks import Alone, Ranks
 from trainers.student import StudentModel
@@ -80,8 +80,9 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             shards.groups(student.parameters), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self._before: list[float] = []
-        """The losses of all updates."""
+        self._losses: list[float] = []
+        self._suspect: str | None = None
+        """The update with which losses became high, while they are."""
         self._sums = Sums()
         student.learn(True)
 
@@ -93,9 +94,14 @@ class Learner:
             teaching.projection.to(self.student.device)
             self.optimizer.add_param_group({"params": list(teaching.projection.parameters()), "peers": True})
 
-    def remember(self, before: Sequence[float]) -> None:
+    @property
+    def is_steady(self) -> bool:
+        """Whether the last loss was an ordinary one; while it is not, the weights may be broken already."""
+        return self._suspect is None
+
+    def remember(self, losses: Sequence[float]) -> None:
         """The losses so far, of a training that goes on."""
-        self._before = list(before)
+        self._losses = list(losses)
 
     def passes(self, examples: Sequence[Example]) -> list[list[Example]]:
         """The forward passes of one batch; what is weighed together stays together."""
@@ -195,7 +201,6 @@ class Learner:
             sums.add(other)
         if learnt and self.ranks.rank == 0:
             self._check(sums, norm)
-            self._before.append(sums.loss)
         return Measured(
             loss=sums.loss if learnt else None,
             learning_rate=self.optimizer.param_groups[0]["lr"],
@@ -236,15 +241,16 @@ class Learner:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _check(self, sums: Sums, norm: float | None) -> None:
-        loss = sums.loss
-        broken = not (math.isfinite(loss) and norm is not None and math.isfinite(norm))
-        if broken or has_exploded(loss, self._before, self.config.explosion):
-            which = [report.trajectory for report in sums.reports if report.routed]
-            how = f"loss {loss:.6g}, gradient norm {norm if norm is None else round(norm, 4)}"
-            before = f" after {', '.join(f'{each:.4g}' for each in self._before[-3:])}" if self._before else ""
-            raise Diverged(
-                f"update {sums.number + 1}: {how}{before}; trajectories {', '.join(which)}; a smaller learning rate may help"
-            )
+        trajectories = ", ".join(report.trajectory for report in sums.reports if report.routed)
+        told = f"loss {sums.loss:.6g}, gradient norm {norm if norm is None else round(norm, 4)}; trajectories {trajectories}"
+        if not (math.isfinite(sums.loss) and norm is not None and math.isfinite(norm)):
+            raise Diverged(f"update {sums.number + 1}: {told}; a smaller learning rate may help")
+        self._losses.append(sums.loss)
+        high = num_high(self._losses, self.config.explosion)
+        self._suspect = (self._suspect or f"update {sums.number + 1}: {told}") if high else None
+        if high == LASTING:
+            after = ", ".join(f"{loss:.4g}" for loss in self._losses[1 - LASTING :])
+            raise Diverged(f"{self._suspect}; and then losses of {after}; a smaller learning rate may help")
 
     def _states(self, batch: Batch) -> Tensor:
         """States at the places: N x D."""

@@ -22,6 +22,7 @@ from trainers import checkpoint
 from trainers.checkpoint import OtherTraining
 from trainers.data import Batch, Writing, collate
 from trainers.losses import mean_by_row, token_cross_entropy
+from trainers.measures import LASTING, USUAL
 from trainers.plan import Item, Walk
 from trainers.spec import Spec
 from trainers.student import Chat, StudentModel, load_chat, load_student
@@ -268,6 +269,23 @@ def test_no_lessons(tmp_path: Path, model: Path):
     assert ending(make_spec(tmp_path, model), told) == "nothing"
     message = "tiny has nothing to learn: there are no lessons"
     assert told == [{"kind": "nothing", "message": message, "left_out": 0, "actor": NAME}]
+
+
+def test_losses_that_explode_stop_it_at_the_checkpoint_before(root: Path, model: Path):
+    """The rate rises until the weights are lost; all losses are numbers."""
+    reckless: dict[str, Any] = {"tuning": "full", "learning_rate": 3.0, "warmup": 0.9, "explosion": 2.0}
+    spec = make_spec(root, model, epochs=24, checkpoint_every=1, **reckless)
+    told: list[dict[str, Any]] = []
+    assert ending(spec, told) == "diverged"
+    good = len(losses(spec))
+    assert USUAL <= good < len([message for message in told if message["kind"] == "update"])
+    message = told[-1]["message"]
+    assert f"student {NAME} stopped at update {good + 1}: loss " in message
+    assert message.count(",") >= LASTING - 1
+    assert f"its last good checkpoint is in {spec.directory}" in message
+    assert (spec.directory / f"checkpoint-{good:06d}").is_dir()
+    assert not list(spec.directory.glob(f"checkpoint-{good + 1:06d}*"))
+    assert not (spec.directory / "final").exists()
 
 
 def test_the_learning_rate_rises_and_falls():

@@ -328,17 +328,31 @@ def test_apart_the_actors_make_the_gradients_of_the_joint_loss(tmp_path: Path, m
 # What has gone wrong
 
 
-def test_an_exploded_loss_stops_the_student_and_names_its_batch(model: Path, examples: list[Example]):
+def test_losses_that_stay_high_stop_the_student_and_name_the_batch_they_began_with(model: Path, examples: list[Example]):
+    """Its losses are about 7, and it remembers that 0.001 was usual."""
     learner = Learner(student_of(model, config(), 0), config(), seed=0)
-    known = [1e-3] * 20
-    learner.remember(known)
-    learner.begin(20, 1e-3, examples[:2])
-    learner.learn(examples[:2])
-    with pytest.raises(Diverged, match=r"update 21: loss \d+\.\d+, gradient norm .* after 0\.001, .*; trajectories t0-0, t0-1; "):
-        learner.finish()
 
-    learner.optimizer.zero_grad()
-    learner.remember([1e3] * 20 + known)  # it was worse when it began
-    learner.begin(40, 1e-3, examples[:2])
-    learner.learn(examples[:2])
-    assert learner.finish().loss is not None
+    def learn(number: int) -> None:
+        learner.begin(number, 1e-5, examples[number % 2 : 3])
+        learner.learn(examples[number % 2 : 3])
+        learner.finish()
+        learner.step()
+
+    learner.remember([1e-3] * 21)
+    for number in range(21, 25):
+        learn(number)
+        assert not learner.is_steady
+    says = r"update 22: loss \d+\.\d+, gradient norm .*; trajectories t0-1, t0-2; and then losses of (\d\.\d+, ){3}\d\.\d+; "
+    with pytest.raises(Diverged, match=says):
+        learn(25)
+
+
+def test_a_loss_that_is_high_once_stops_nobody(model: Path, examples: list[Example]):
+    learner = Learner(student_of(model, config(), 0), config(), seed=0)
+    for losses, is_steady in (([1e-3] * 20, False), ([1e-3] * 20 + [10.0], False), ([10.0] * 20, True)):
+        learner.remember(losses)
+        learner.begin(0, 0.0, examples[:2])
+        learner.learn(examples[:2])
+        learner.finish()
+        learner.step()
+        assert learner.is_steady == is_steady
