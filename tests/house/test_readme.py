@@ -43,6 +43,15 @@ def test_the_folders_and_files_it_names_exist() -> None:
     assert not [path for path in told if not (ROOT / path.rstrip(".")).exists()]
 
 
+def test_the_scripts_and_plots_of_what_was_measured_exist() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    scripts = set(re.findall(r"benchmarks/(\w+\.py)", measured))
+    plots = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", measured))
+    assert len(scripts) > 15
+    assert len(plots) == 2
+    assert not [name for name in scripts | plots if not (ROOT / "benchmarks" / name).is_file()]
+
+
 def test_its_configurations_are_accepted() -> None:
     scripted = {"kind": "scripted"}
     least = {
