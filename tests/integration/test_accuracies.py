@@ -128,7 +128,7 @@ def test_a_spent_budget_ends_the_measuring_with_what_is_left_and_more_goes_on(tm
 
 
 def test_a_teacher_that_may_leave_does_when_its_budget_is_spent(tmp_path: Path) -> None:
-    ann = {"name": "ann", "engine": "near", "budget": {"tokens": 3000, "when_spent": "leave"}}
+    ann = {"name": "ann", "engine": "near", "budget": {"tokens": 1500, "when_spent": "leave"}}
     told = Told()
     found = life(tmp_path, configured(teachers=[ann, {"name": "bob", "engine": "far"}]), of_teachers, told)
     assert len(found["ann"]) < len(found["bob"]) == 36
