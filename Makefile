@@ -11,7 +11,7 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m "not servers and not long" -n 2 --dist worksteal
 
-test-long: $(READY) # students of several processes, students killed at random
+test-long: $(READY) # students of several processes, students killed, the benchmark of the papers' claims
 	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 
 servers: # real vLLM and SGLang servers for a CPU, in .servers

@@ -46,6 +46,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return students(few, tmp_path_factory.mktemp("students"), lambda _: None)
 
 
+@pytest.mark.long
 def test_recipes_find_the_students_by_name(bases: dict[str, Path]) -> None:
     for name, base in bases.items():
         named = base.parent / "seed-0" / name
@@ -90,6 +91,7 @@ def test_a_number_that_is_better_for_sound_ones_tells_apart() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_conditions_are_taught_asked_told_and_drawn(bases: dict[str, Path], tmp_path: Path) -> None:
     sets = asked(0, 3)
     found: dict[str, list[Found]] = {}

@@ -301,6 +301,7 @@ def test_the_learning_rate_rises_and_falls():
 
 
 @pytest.mark.chaos
+@pytest.mark.long
 def test_killed_at_any_moment_it_ends_as_if_never_killed(root: Path, whole: Path, model: Path):
     spec = make_spec(root, model)
     for update in (2, 8):
@@ -320,6 +321,7 @@ def test_killed_at_any_moment_it_ends_as_if_never_killed(root: Path, whole: Path
 
 
 @pytest.mark.chaos
+@pytest.mark.long
 def test_sigterm_leaves_a_checkpoint_and_a_closed_pipe_ends_it_at_once(root: Path, model: Path):
     spec = make_spec(root, model, epochs=10_000)
     child = process(spec)
