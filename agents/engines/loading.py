@@ -7,6 +7,7 @@ Not covered: finding the folder (`agents.models`).
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def load(config: TransformersEngine, folder: ModelFolder, adapter: Path | None) 
 def _load_model(path: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
     if adapter is None:
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it if it is there; it complains of kernels
     from peft import PeftModel
 
     # merged in float32: in bfloat16 a small update is rounded away
