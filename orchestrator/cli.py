@@ -203,8 +203,9 @@ def _recipes(options: argparse.Namespace) -> int:
     from configs.load import recipes
 
     known = recipes()
+    width = max(map(len, known))
     for name, text in known.items():
-        sys.stdout.write(f"{name:{max(map(len, known))}} {text}\n")
+        sys.stdout.write(f"{name:{width}} {text}\n")
     return 0
 
 

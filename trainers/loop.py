@@ -151,6 +151,10 @@ class _Trainer:
         last = next((loss for loss in reversed(self.losses) if loss is not None), None)
         if last is None:
             return await _nothing(self.spec, self.around, self.examples)
+        if self.learner.suspect is not None:
+            self.around.tell(
+                {"kind": "note", "message": f"{self.spec.student.name} ends on high losses, from {self.learner.suspect}"}
+            )
         folder = await self._save(final=True)
         self.around.tell({"kind": "done", "update": len(self.losses), "directory": str(folder), "loss": last})
         return "done"
@@ -163,7 +167,8 @@ class _Trainer:
 
     def _is_due(self) -> bool:
         done = len(self.losses)
-        return done % self.spec.student.checkpoint_every == 0 and done != self.course.walk.updates and self.learner.is_steady
+        due = done % self.spec.student.checkpoint_every == 0 and done != self.course.walk.updates
+        return due and self.learner.suspect is None
 
     async def _update(self, items: Sequence[Item], epoch: int, assigned: Assignment) -> None:
         number, config, learner, around = len(self.losses), self.spec.student, self.learner, self.around
@@ -225,7 +230,7 @@ class _Trainer:
         self.around.tell(progress | told | {"learns": num_learnt})
 
     async def _stop(self) -> Ending:
-        if len(self.losses) > self.saved and self.learner.is_steady:
+        if len(self.losses) > self.saved and self.learner.suspect is None:
             await self._save()
         return "stopped"
 

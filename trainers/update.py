@@ -32,7 +32,7 @@ from trainers import checkpoint, compatibility, losses, shards
 from trainers.data import Batch, Example, collate
 from trainers.exchange import Message
 from trainers.look import Look
-from trainers.measures import LASTING, Measured, Sums, num_high
+from trainers.measures import LASTING, USUAL, Measured, Sums, num_high
 from trainers.plan import passes
 from trainers.ranks import Alone, Ranks
 from trainers.student import StudentModel
@@ -80,9 +80,9 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             shards.groups(student.parameters), lr=config.learning_rate, weight_decay=config.weight_decay
         )
+        self.suspect: str | None = None
+        """The update with which losses became high, while they are: the weights may be broken already."""
         self._losses: list[float] = []
-        self._suspect: str | None = None
-        """The update with which losses became high, while they are."""
         self._sums = Sums()
         student.learn(True)
 
@@ -94,14 +94,9 @@ class Learner:
             teaching.projection.to(self.student.device)
             self.optimizer.add_param_group({"params": list(teaching.projection.parameters()), "peers": True})
 
-    @property
-    def is_steady(self) -> bool:
-        """Whether the last loss was an ordinary one; while it is not, the weights may be broken already."""
-        return self._suspect is None
-
     def remember(self, losses: Sequence[float]) -> None:
         """The losses so far, of a training that goes on."""
-        self._losses = list(losses)
+        self._losses = list(losses[-USUAL - LASTING :])
 
     def passes(self, examples: Sequence[Example]) -> list[list[Example]]:
         """The forward passes of one batch; what is weighed together stays together."""
@@ -245,12 +240,12 @@ class Learner:
         told = f"loss {sums.loss:.6g}, gradient norm {norm if norm is None else round(norm, 4)}; trajectories {trajectories}"
         if not (math.isfinite(sums.loss) and norm is not None and math.isfinite(norm)):
             raise Diverged(f"update {sums.number + 1}: {told}; a smaller learning rate may help")
-        self._losses.append(sums.loss)
+        self._losses = [*self._losses, sums.loss][-USUAL - LASTING :]
         high = num_high(self._losses, self.config.explosion)
-        self._suspect = (self._suspect or f"update {sums.number + 1}: {told}") if high else None
+        self.suspect = (self.suspect or f"update {sums.number + 1}: {told}") if high else None
         if high == LASTING:
             after = ", ".join(f"{loss:.4g}" for loss in self._losses[1 - LASTING :])
-            raise Diverged(f"{self._suspect}; and then losses of {after}; a smaller learning rate may help")
+            raise Diverged(f"{self.suspect}; and then losses of {after}; a smaller learning rate may help")
 
     def _states(self, batch: Batch) -> Tensor:
         """States at the places: N x D."""
