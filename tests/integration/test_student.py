@@ -272,10 +272,12 @@ def test_no_lessons(tmp_path: Path, model: Path):
     assert told == [{"kind": "nothing", "message": message, "left_out": 0, "actor": NAME}]
 
 
+RECKLESS: dict[str, Any] = {"tuning": "full", "learning_rate": 3.0, "warmup": 0.9}
+"""The rate rises until the weights are lost; all losses are numbers."""
+
+
 def test_losses_that_explode_stop_it_at_the_checkpoint_before(root: Path, model: Path):
-    """The rate rises until the weights are lost; all losses are numbers."""
-    reckless: dict[str, Any] = {"tuning": "full", "learning_rate": 3.0, "warmup": 0.9, "explosion": 2.0}
-    spec = make_spec(root, model, epochs=24, checkpoint_every=1, **reckless)
+    spec = make_spec(root, model, epochs=24, checkpoint_every=1, explosion=2.0, **RECKLESS)
     told: list[dict[str, Any]] = []
     assert ending(spec, told) == "diverged"
     good = len(losses(spec))
@@ -289,6 +291,13 @@ def test_losses_that_explode_stop_it_at_the_checkpoint_before(root: Path, model:
     assert (spec.directory / f"checkpoint-{good:06d}").is_dir()
     assert not list(spec.directory.glob(f"checkpoint-{good + 1:06d}*"))
     assert not (spec.directory / "final").exists()
+
+
+def test_a_training_that_ends_before_they_are_enough_says_so(root: Path, model: Path):
+    told: list[dict[str, Any]] = []
+    assert ending(make_spec(root, model, epochs=5, explosion=4.0, **RECKLESS), told) == "done"
+    (note,) = [message["message"] for message in told if message["kind"] == "note"]
+    assert note.startswith(f"{NAME} ends on high losses, from update 2")
 
 
 def test_the_learning_rate_rises_and_falls():
