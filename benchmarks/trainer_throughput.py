@@ -8,11 +8,11 @@ and responses that are learnt, without padding. The loss of the first update mus
     python benchmarks/trainer_throughput.py [--laps 5] [--dtype float32] [--json FILE]
     python benchmarks/trainer_throughput.py --device cuda --shape 1b [--tokenizer FOLDER]
 
-Columns: `tokens/s`; `cost`, the time of a token in units of the group's first row, with the lowest and the highest lap, where
-a row of two students stands against two plain students in one process; `GB`, the peak (resident, or allocated on the GPU);
-`+GB`, of which since the model was loaded; `first loss`, per token, of the first student's first update.
-Groups: `plain`, batches of trajectories of like length, as by default; `questions`, batches of two whole questions, which
-alpha needs; `students`, those batches for two students that take turns in one process. Target: plain at least 0.95 of the
+Columns: `tokens/s`; `cost`, the time of a token in units of the group's first row, with the lowest and the highest lap; `GB`,
+the peak (resident, or allocated on the GPU); `+GB`, of which since the model was loaded; `first loss`, per token, of the first
+student's first update.
+Groups: `plain`, batches of trajectories of like length, as by default; `questions`, batches and passes of whole questions,
+which alpha needs; `students`, those for two students that take turns in one process. Target: plain at least 0.95 of the
 fastest TRL.
 
 TRL pads (packing and padding-free need FlashAttention), takes the batches as they come (they are sorted by length already),

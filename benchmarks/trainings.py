@@ -48,6 +48,8 @@ RANK = 32
 RATE = 1e-4
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 PREFIX = "The final answer is "
+EQUAL = schema.Compatibility(adaptability=0, consensus=0, difficulty=0, consistency=0)
+"""No score and no term of COMPACT, but its forward passes, which hold whole questions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,13 @@ class Contender:
         """Whether its batches are whole questions."""
         return self.group != "plain"
 
+    @property
+    def compatibility(self) -> schema.Compatibility | None:
+        """In a group of whole questions all have the same passes, whether they weigh or not."""
+        if self.alpha:
+            return schema.Compatibility()
+        return EQUAL if self.questions else None
+
 
 CONTENDERS = (
     Contender(name="plain", group="plain"),
@@ -77,9 +86,9 @@ CONTENDERS = (
     Contender(name="trl, 4 rows", group="plain", by="trl", rows=4),
     Contender(name="trl, 2 rows", group="plain", by="trl", rows=2),
     Contender(name="whole loop", group="plain", by="loop"),
-    Contender(name="plain, questions", group="questions"),
+    Contender(name="equal weights", group="questions"),
     Contender(name="alpha", group="questions", alpha=True),
-    Contender(name="two plain", group="students", students=2),
+    Contender(name="two students", group="students", students=2),
     Contender(name="router", group="students", students=2, router=True),
     Contender(name="hidden peers", group="students", students=2, peers="hidden"),
     Contender(name="logit peers", group="students", students=2, peers="logits"),
@@ -125,7 +134,7 @@ def _config(contender: Contender, folder: Path, options: argparse.Namespace, nam
         dtype=options.dtype,
         lora=schema.Lora(rank=RANK, alpha=RANK, dropout=0.0, targets=TARGETS),
         conclusion="common",
-        compatibility=schema.Compatibility() if contender.alpha else None,
+        compatibility=contender.compatibility,
         batch=ROWS // TRAJECTORIES if contender.questions else ROWS,
         batch_of="questions" if contender.questions else "trajectories",
         epochs=laps,
@@ -192,7 +201,9 @@ async def _learn_together(contender: Contender, folder: Path, options: argparse.
     lessons, laps = _lessons(options), options.laps + 1
     names = tuple(f"student{number}" for number in range(contender.students))
     with ThreadPoolExecutor(max_workers=1) as torch_thread:
-        students = _students(contender, folder, options, names, lessons, torch_thread)
+        loop = asyncio.get_running_loop()
+        # there, as `loop.py` does: with a second thread that has computed OpenMP sleeps at every barrier, for a tenth of the speed
+        students = await loop.run_in_executor(torch_thread, _students, contender, folder, options, names, lessons, torch_thread)
         keeper = _keeper(contender, folder, options, names, lessons)
         gate.ready()
         for number, batch in enumerate(_batches(contender, lessons, laps)):

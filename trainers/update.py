@@ -150,7 +150,8 @@ class Learner:
         torch.manual_seed(int.from_bytes(sha256(key.encode()).digest()[:7]))
         batch = collate(examples).to(self.student.device)
         states_ND = self._states(batch)
-        look = Look(batch, gold=self.config.compatibility is not None, peers=self._spoken_logits())
+        reads_gold = self.config.compatibility is not None and self.config.compatibility.adaptability > 0
+        look = Look(batch, gold=reads_gold, peers=self._spoken_logits())
         losses_N, losses_B = self._cross_entropies(batch, states_ND, look)
         scores = self._scores(batch, states_ND.detach(), losses_N.detach(), look)
         alpha_B = self._alpha(batch, scores)

@@ -17,7 +17,7 @@ from command import fine, kept, living, same_story
 
 from agents.models import resolve
 
-pytestmark = [pytest.mark.model, pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.model, pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(600)]
 
 SMALL = [
     "questions.0.count=5",
