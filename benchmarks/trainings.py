@@ -202,7 +202,7 @@ async def _learn_together(contender: Contender, folder: Path, options: argparse.
     names = tuple(f"student{number}" for number in range(contender.students))
     with ThreadPoolExecutor(max_workers=1) as torch_thread:
         loop = asyncio.get_running_loop()
-        # there, as `loop.py` does: with a second thread that has computed OpenMP sleeps at every barrier, for a tenth of the speed
+        # there, as `loop.py` does: beside a second thread that has computed OpenMP sleeps at every barrier: a tenth slower
         students = await loop.run_in_executor(torch_thread, _students, contender, folder, options, names, lessons, torch_thread)
         keeper = _keeper(contender, folder, options, names, lessons)
         gate.ready()
