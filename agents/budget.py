@@ -61,16 +61,20 @@ class Budget:
 
     def __init__(self, run: Cap, agents: Mapping[str, Cap], counts: Mapping[str, int]) -> None:
         self._run = _Account("budget", None, run)
-        self._agents = {
-            agent: _Account(f"budget of {agent}", agent, cap)
-            for agent, cap in agents.items()
-            if cap.usd is not None or cap.tokens is not None
-        }
+        self._agents = {agent: _Account(f"budget of {agent}", agent, cap) for agent, cap in agents.items()}
         for name, value in counts.items():
             kind, _, agent = name.removeprefix("spent.").partition(".")
             if name.startswith("spent."):
                 self._add(agent, value / _UNIT if kind == "billionths" else 0.0, value if kind == "tokens" else 0)
         self._settled = asyncio.Condition()
+
+    async def recap(self, run: Cap, agents: Mapping[str, Cap]) -> None:
+        """Other caps hold from now on; who waits looks again."""
+        async with self._settled:
+            self._run.cap = run
+            for agent, cap in agents.items():
+                self._agents[agent].cap = cap
+            self._settled.notify_all()
 
     async def reserve(self, agent: str, usd: float, tokens: int) -> Reservation:
         """Set aside what a call of `agent` may cost at most; waits for others. Raises `BudgetSpent`."""

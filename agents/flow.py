@@ -58,6 +58,11 @@ class Flow:
         """How many requests may be in flight now."""
         return max(1, int(self._limit))
 
+    def set_most(self, most: int) -> None:
+        """Let at most so many be in flight from now on; one that is not adaptive takes all of it."""
+        self._most = float(most)
+        self._limit = min(self._limit, self._most) if self._adaptive else self._most
+
     def pace(self, now: float) -> float:
         """How many requests a second may be sent now; infinite while none was refused."""
         since = now - self._paced_at

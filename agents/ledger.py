@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from agents.budget import Budget
-from agents.engines.base import AnswerLogprobs, Completion, Engine, Prompt
+from agents.engines.base import AnswerLogprobs, Completion, Engine, Message, Prompt
 from agents.errors import Broken, EngineError, MissingCall, Parked, Quarantined, again
 from agents.limits import Gate
+from agents.pauses import Pauses
 from agents.shared_ledger import SharedLedger
 from configs.engines import Price
 from store.types import Call, Failure, Usage, content_id, sum_usage
@@ -65,6 +66,7 @@ class Terms:
     replay: bool = False
     patience_s: float = 3600.0
     grace_s: float = 0.0
+    pauses: Pauses = field(default_factory=Pauses)
 
 
 class Ledger:
@@ -78,6 +80,11 @@ class Ledger:
         self._failed = {failure.request: failure for failure in failures if failure.request}
         self._asking: dict[str, asyncio.Event] = {}
         self._begun = time.monotonic()
+
+    @property
+    def pauses(self) -> Pauses:
+        """Who is not to be asked for now."""
+        return self._terms.pauses
 
     async def generate(
         self, model: Model, purpose: Purpose, prompt: Prompt, *, agent: str, waits: bool = True, **sampling: Any
@@ -160,10 +167,11 @@ class Ledger:
         """The call, paid for. A parked engine is waited for: for as long as the run is patient, or as its grace lasts."""
         gate, limit_s = asked.model.gate, self._terms.patience_s if waits else self._terms.grace_s
         while True:
+            await self._allowed(asked.agent, waits=waits)
             try:
                 return await self._paid(key, asked)
-            except _NoRoom:
-                continue  # until the others are settled, or nothing is left
+            except _Again:
+                continue  # until the others are settled, or nothing is left; or until the pause is over
             except Parked as parked:
                 try:
                     async with asyncio.timeout(max(0.0, limit_s - gate.down_s)):
@@ -173,6 +181,14 @@ class Ledger:
                         raise gate.gone or Broken(f"{parked}; waited {limit_s:g} s") from parked
                     raise parked from None
 
+    async def _allowed(self, agent: str, *, waits: bool) -> None:
+        """Wait while the run is paused, or the agent; for the agent only if it `waits`. Raises `Parked`, and `Ending`."""
+        pauses = self._terms.pauses
+        while why := pauses.holds(agent):
+            if not (waits or pauses.run):
+                raise Parked(f"{agent} is {why}")
+            await pauses.over(agent)
+
     async def _paid(self, key: str, asked: _Asked) -> Call:
         """The call, paid for. A try that failed may have cost something too, and then the next one needs room of its own."""
         budget, most = self._terms.budget, asked.most
@@ -181,8 +197,8 @@ class Ledger:
 
         async def one_try() -> tuple[Response, float]:
             nonlocal room
-            if not room:
-                raise _NoRoom
+            if not room or self._terms.pauses.holds(asked.agent):
+                raise _Again
             started = time.perf_counter()
             try:
                 return await asked.ask(), time.perf_counter() - started
@@ -214,8 +230,9 @@ class Ledger:
         )
 
 
-class _NoRoom(Exception):
-    """What failed tries have cost leaves no room for another one beside the calls that are out."""
+class _Again(Exception):
+    """It is not to be sent now: what failed tries have cost leaves no room for another one beside the calls that are out, or
+    somebody has paused its agent while it stood in the queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,9 +263,14 @@ def _most_tokens(prompt: Prompt) -> int:
 
 def _request(prompt: Prompt, rest: Mapping[str, Any]) -> dict[str, Any]:
     """The request as it is kept: whole turns by their hash (they repeat in every call of a question), the rest in full."""
-    turns = content_id(*((message.role, message.content) for message in prompt.messages))
+    turns = turns_hash(prompt.messages)
     schema = {"schema": content_id(prompt.schema)} if prompt.schema else {}
     return {"turns": turns, "prefix": prompt.prefix, **schema, **rest}
+
+
+def turns_hash(turns: Sequence[Message]) -> str:
+    """What stands in a kept request for whole turns."""
+    return content_id(*((message.role, message.content) for message in turns))
 
 
 def _completion_row(completion: Completion) -> dict[str, Any]:

@@ -117,6 +117,26 @@ class Gate:
         return str(why) if why else None
 
     @property
+    def in_flight(self) -> int:
+        """How many requests are out."""
+        return self._in_flight
+
+    @property
+    def limit(self) -> int:
+        """How many may be out now."""
+        return self._flow.limit
+
+    @property
+    def num_waiting(self) -> int:
+        """How many wait for their turn, or for their next try."""
+        return len(self._ready) + len(self._later)
+
+    def set_most(self, in_flight: int) -> None:
+        """From now on, at most so many requests may be out."""
+        self._flow.set_most(in_flight)
+        self._pump()
+
+    @property
     def down_s(self) -> float:
         """For how long the engine has been parked; infinite when it is gone."""
         return math.inf if self.gone else self._breaker.down_s(self._clock())

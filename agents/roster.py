@@ -48,6 +48,11 @@ class Roster:
     prover: Prover | None
     judges: tuple[Judge, ...] = ()
 
+    def set_limits(self, config: RunConfig) -> None:
+        """From now on, so many requests may be out at each engine as `config` says."""
+        for name, model in self.models.items():
+            model.gate.set_most(most_in_flight(config.engines[name]))
+
     @property
     def gone(self) -> Broken | None:
         """Why no question can ever be solved: the prover's engine or a judge's is gone for good, or those of all teachers are."""
@@ -111,10 +116,7 @@ def _limited(model: Model, config: RunConfig, tell: Tell) -> Model:
     """With its gate and its price. Raises `Refused` when money is capped and no price is known."""
     engine = config.engines[model.name]
     remote = isinstance(engine, OpenAIEngine | LitellmEngine)
-    limits = engine.limits
-    if isinstance(engine, TransformersEngine):  # its own queue is first come, first served: let what waits wait at the gate
-        most = engine.max_batch + math.ceil(engine.max_batch / 4)
-        limits = limits.model_copy(update={"in_flight": min(limits.in_flight, most)})
+    limits = engine.limits.model_copy(update={"in_flight": most_in_flight(engine)})
     gate = Gate(limits, name=model.name, adaptive=remote, tries=config.limits.tries, tell=tell)
     price = engine.price or model.engine.capabilities.price
     hosted = isinstance(engine, LitellmEngine) or (isinstance(engine, OpenAIEngine) and engine.server is None)
@@ -122,6 +124,13 @@ def _limited(model: Model, config: RunConfig, tell: Tell) -> Model:
     if hosted and capped and price is None:
         raise Refused(f"engine {model.name}: no price of it is known, and US dollars are capped; give its `price`")
     return replace(model, gate=gate, price=price)
+
+
+def most_in_flight(engine: EngineConfig) -> int:
+    """How many requests may be out at once."""
+    if isinstance(engine, TransformersEngine):  # its own queue is first come, first served: let what waits wait at the gate
+        return min(engine.limits.in_flight, engine.max_batch + math.ceil(engine.max_batch / 4))
+    return engine.limits.in_flight
 
 
 async def _probed(model: Model, config: RunConfig, tell: Tell) -> None:

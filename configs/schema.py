@@ -53,6 +53,10 @@ __all__ = [
 ]
 
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Addresses that only this machine can reach."""
+
+
 class Example(Part):
     """A worked example, shown to a model as an earlier turn of the conversation."""
 
@@ -173,10 +177,22 @@ class Logging(Part):
 
 
 class Http(Part):
-    """The status server. Harmless: may differ when a run is resumed."""
+    """The inspector's server. Harmless: may differ when a run is resumed."""
 
     port: int | None = Field(default=None, ge=0, le=65535)
-    """Port on the loopback address for GET /status; None: no server; 0: any free port."""
+    """Its port; None: no server (`peripatos inspect` can look all the same); 0: any free port."""
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
+    """The address that it listens on; one that others can reach needs a `token`."""
+    hosts: tuple[str, ...] = ()
+    """Names that it answers to beside its address, such as that of a proxy in front of it."""
+    token: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The NAME of the environment variable that holds the token; with it the run can be controlled; None: it can only be read."""
+
+    @model_validator(mode="after")
+    def _others_need_a_token(self) -> Http:
+        if self.host not in LOOPBACK and self.token is None:
+            raise ValueError(f"http.host: {self.host} can be reached by others; give http.token, or leave it at 127.0.0.1")
+        return self
 
 
 class RunConfig(Part):

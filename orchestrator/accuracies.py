@@ -20,6 +20,7 @@ from agents import prompts
 from agents.engines.base import Completion
 from agents.errors import BudgetSpent
 from agents.ledger import Model, Terms
+from agents.pauses import Pauses
 from agents.roster import open_model, open_roster
 from agents.teacher import Teacher
 from configs import schema
@@ -60,6 +61,7 @@ class Accuracies:
     store: Store
     progress: Progress
     draining: Draining
+    pauses: Pauses | None = None
 
     async def measure_before(self) -> None:
         """Every student as it is. Raises `ModelNotFound`."""
@@ -95,7 +97,7 @@ class Accuracies:
         asked = self.config.model_copy(update={"teachers": tuple(missing), "prover": None, "judges": ()})
         async with (
             open_roster(asked, outputs=self.folder.servers, tell=self.progress.note) as roster,
-            open_terms(self.config, self.store) as terms,
+            open_terms(self.config, self.store, self.pauses) as terms,
         ):
             for teacher in roster.teachers:
                 await self._measure_teacher(teacher, questions, terms)

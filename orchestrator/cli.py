@@ -1,4 +1,4 @@
-"""The command line: run, status, export, evaluate, recipes, doctor.
+"""The command line: run, status, inspect, pause, resume, requeue, set, export, evaluate, recipes, doctor.
 
 Exit codes: 0 done, 1 failed (the environment), 2 wrong input, 130 and 143 interrupted. Invariant: a mistake is one line
 on stderr for each mistake, without a traceback; `--help` imports nothing heavy, so commands import what they need.
@@ -48,8 +48,9 @@ def _known(error: Exception) -> int:
     """The exit code for an error that has a line of its own; anything else is a defect of ours and is raised."""
     from agents.errors import EngineError, ModelNotFound
     from configs.load import ConfigError
-    from orchestrator.daemon import Interrupted, PortTaken
+    from orchestrator.daemon import Interrupted
     from orchestrator.folder import FolderError
+    from orchestrator.inspector.process import PortTaken
     from orchestrator.questions.load import QuestionsError
     from orchestrator.supervisor import ChildFailed, ChildRefused
     from store.store import StoreError
@@ -113,6 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     status = add("status", _status, "how a run stands, living or finished")
     status.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
     status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.add_argument("--watch", action="store_true", help="show the run and its latest tree, until Ctrl-C or the run's end")
+
+    inspect = add("inspect", _inspect, "look at a run in a browser, living or finished, without changing it")
+    inspect.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
+    inspect.add_argument("--port", type=_port, default=0, metavar="N", help="port on this machine; default: any free one")
+    inspect.add_argument("--fd", type=_positive, help=argparse.SUPPRESS)  # a run's own: the socket that it listens on
+
+    _verbs(add)
 
     export = add("export", _export, "write a run's data as files to train on")
     export.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
@@ -147,6 +156,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _verbs(add: Any) -> None:
+    """What may be asked of a run while it lives; also for its next life."""
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        command = add(name, _ask, text)
+        command.set_defaults(verb=name, subject="", value=None)
+        command.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
+        command.add_argument("--by", metavar="NAME", help="who asks; default: the user's name")
+        return command
+
+    for name, text in (("pause", "ask nobody, or one teacher, until `resume`"), ("resume", "go on after `pause`")):
+        verb(name, text).add_argument("--teacher", dest="subject", default="", metavar="NAME", help="one teacher; default: all")
+    requeue = verb("requeue", "let an unsolved question be solved again; what is paid for is not asked again")
+    requeue.add_argument("subject", metavar="QUESTION", help="its id")
+    put = verb("set", "change a limit or a budget, such as limits.questions=16 or budget.usd=30")
+    put.add_argument("assignment", metavar="KEY=VALUE", help="the key, and its new value; nothing: no limit")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; accepted: 0 to 65535")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
@@ -175,7 +208,33 @@ def _run(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from orchestrator import commands
 
+    if options.watch:
+        from configs.load import ConfigError
+        from orchestrator.watch import watch
+
+        if options.json:
+            raise ConfigError("status: --watch is for people and --json for programs; accepted: one of them")
+        return watch(*commands.existing(options.run_dir))
     return commands.status(options.run_dir, as_json=options.json)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from orchestrator import commands
+    from orchestrator.inspector.command import inspect
+
+    return inspect(*commands.existing(options.run_dir), port=options.port, fd=options.fd)
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from configs.load import ConfigError
+    from orchestrator import commands
+
+    subject, value = options.subject, options.value
+    if options.verb == "set":
+        subject, equals, value = options.assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"set: {options.assignment!r} has no value; accepted: KEY=VALUE, such as budget.usd=30")
+    return commands.ask(options.run_dir, options.verb, subject, value, by=options.by)
 
 
 def _export(options: argparse.Namespace) -> int:

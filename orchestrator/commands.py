@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import getpass
 import json
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from rich.console import Console
 from configs import schema
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
+from orchestrator import controls
 from orchestrator.accuracies import Accuracies, before
 from orchestrator.comparison import Measured, check_comparable, measured, percent, rows, table
 from orchestrator.daemon import Draining, drained
@@ -33,7 +35,7 @@ from orchestrator.logs import logging_to
 from orchestrator.progress import showing
 from orchestrator.questions.gather import gather_held_out
 from orchestrator.summary import show, summarise
-from store.store import open_store
+from store.store import Verb, open_store
 
 
 def run(config: RunConfig, *, sample: int | None, as_json: bool) -> int:
@@ -55,7 +57,7 @@ def run(config: RunConfig, *, sample: int | None, as_json: bool) -> int:
 
 def status(run_dir: str, *, as_json: bool) -> int:
     """Tell how a run stands."""
-    folder, config = _existing(run_dir)
+    folder, config = existing(run_dir)
 
     async def read() -> dict[str, Any]:
         async with open_store(folder.database, create=False, read_only=True) as store:
@@ -70,10 +72,24 @@ def status(run_dir: str, *, as_json: bool) -> int:
     return 0
 
 
+def ask(run_dir: str, verb: Verb, subject: str, value: str | None, *, by: str | None) -> int:
+    """Ask something of a run: the living process does it, or the next one."""
+    folder, _ = existing(run_dir)
+
+    async def put() -> int:
+        async with open_store(folder.database, create=False) as store:
+            return await controls.ask(store, folder, verb, subject, value, by=by or getpass.getuser())
+
+    number = asyncio.run(put())
+    alive = "" if verb == "requeue" or _is_held(folder) else "; nobody runs it now: it holds when the run goes on"
+    sys.stdout.write(f"asked ({number}): {' '.join(each for each in (verb, subject, value) if each)}{alive}\n")
+    return 0
+
+
 def export(run_dir: str, to: str | None, *, form: Format, best_only: bool) -> int:
     """Write the data of a run, living or finished, in one of the formats."""
     check_format(form, best_only=best_only)
-    folder, config = _existing(run_dir)
+    folder, config = existing(run_dir)
     path = place(folder, form, to)
 
     async def write() -> str:
@@ -124,7 +140,7 @@ async def _measured(config: RunConfig, student: schema.Student, adapter: Path | 
 
 def compare(run_dirs: Sequence[str], *, as_json: bool) -> int:
     """What several runs of one recipe have measured, as one table: means over them. Their stores are only read."""
-    folders = {run_dir: _existing(run_dir) for run_dir in run_dirs}
+    folders = {run_dir: existing(run_dir) for run_dir in run_dirs}
     places = [folder.root.resolve() for folder, _ in folders.values()]
     if len(run_dirs) > len(set(places)):
         raise ConfigError("evaluate: the same run is given twice; accepted: several runs, each once")
@@ -148,7 +164,8 @@ def compare(run_dirs: Sequence[str], *, as_json: bool) -> int:
     return 0
 
 
-def _existing(run_dir: str) -> tuple[Folder, RunConfig]:
+def existing(run_dir: str) -> tuple[Folder, RunConfig]:
+    """The folder and the configuration of a run that is there. Raises `ConfigError`."""
     folder = Folder(Path(run_dir).absolute())
     if not (folder.config.is_file() and folder.database.is_file()):
         raise ConfigError(f"{run_dir}: no run there (a folder with config.yaml and peripatos.db)")

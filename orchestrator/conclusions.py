@@ -43,19 +43,24 @@ class Conclusions:
         Raises `Broken` and `Withheld` when nobody can.
         """
 
-        def reluctance(teacher: Teacher) -> tuple[bool, bool, bool, bool]:
+        pauses = self.ledger.pauses
+
+        def reluctance(teacher: Teacher) -> tuple[bool, bool, bool, bool, bool]:
             gate = teacher.model.gate
-            return bool(gate.gone), not gate.may_look, bool(gate.parked), teacher.name != author
+            return bool(gate.gone), teacher.name in pauses.by, not gate.may_look, bool(gate.parked), teacher.name != author
 
         teachers, until = list(self.roster.teachers), math.inf
         while True:
             teacher = min(teachers, key=reluctance)
+            await pauses.over(teacher.name)
             where, asked = f"teacher {teacher.name}", teacher.conclude(self.ledger, question, text=text, waits=False)
             try:
                 found = await self.failures.attempt(asked, where, about)
             except (Broken, Parked):
                 if teacher.model.gate.gone and all(each.model.gate.gone for each in teachers):
                     raise teacher.model.gate.gone from None
+                if pauses.holds(teacher.name):
+                    continue
                 until = min(until, time.monotonic() + self.patience_s)
                 await somebody([each.model.gate for each in teachers], until, self.patience_s)
             except BudgetSpent as spent:

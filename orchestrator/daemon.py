@@ -1,4 +1,4 @@
-"""The process around a run: signals that drain it, and the status server.
+"""The process around a run: signals that drain it.
 
     SIGTERM, SIGINT  -> draining: questions stop between two steps, a student writes a checkpoint
     a second signal, or drain_s later -> what is still in flight is cancelled; the store has everything else
@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -23,10 +22,6 @@ class Interrupted(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(f"interrupted, exit code {code}")
         self.code = code
-
-
-class PortTaken(Exception):
-    """The status server's port cannot be had; the message is one line."""
 
 
 class Draining:
@@ -82,32 +77,3 @@ async def _finished(task: asyncio.Task[T]) -> T | None:
     """The task's value; None when it was cancelled (by a signal)."""
     await asyncio.wait([task])
     return None if task.cancelled() else task.result()
-
-
-@asynccontextmanager
-async def status_server(port: int | None, status: Callable[[], Awaitable[dict[str, Any]]]) -> AsyncIterator[int | None]:
-    """GET /status on the loopback address, as JSON. Gives the port. Raises `PortTaken`."""
-    if port is None:
-        yield None
-        return
-
-    from aiohttp import web  # costs 0.15 s, and few runs have a port
-
-    async def handle(_: web.Request) -> web.Response:
-        return web.json_response(await status())
-
-    app = web.Application()
-    app.router.add_get("/status", handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise PortTaken(
-                f"http.port: {port} on 127.0.0.1 cannot be used: {error.strerror}; choose another port, 0 for any, or none"
-            ) from error
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()

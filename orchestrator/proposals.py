@@ -84,7 +84,7 @@ class Proposals:
 
         Without any, those who were parked are asked again when one of them may be; nobody else is.
         """
-        asked = [self._ask(tree, ask) for ask in asks]
+        asked = [self._ask(tree, ask) for ask in await self._allowed(asks)]
         until = math.inf
         while True:
             await self._decided(asked)
@@ -98,7 +98,16 @@ class Proposals:
             until = min(until, time.monotonic() + self._patience_s)
             await somebody([each.teacher.model.gate for each in parked], until, self._patience_s)
             self._forget(parked)
-            asked = [self._ask(tree, each.ask) if each in parked else each for each in asked]
+            again = await self._allowed([each.ask for each in parked])
+            asked = [each for each in asked if each not in parked] + [self._ask(tree, ask) for ask in again]
+            asked.sort(key=lambda each: asks.index(each.ask))
+
+    async def _allowed(self, asks: Sequence[Ask]) -> list[Ask]:
+        """Those whose teachers are not paused; when all are, wait for the first that is not. Raises `Ending`."""
+        pauses, names = self._ledger.pauses, [ask.teacher for ask in asks]
+        if names and all(name in pauses.by for name in names):
+            await pauses.over(*names)
+        return [ask for ask in asks if ask.teacher not in pauses.by]
 
     async def late(self) -> list[Candidate]:
         """The candidates that have come since their step was decided."""

@@ -27,14 +27,18 @@ from typing import Any
 
 import structlog
 
+from agents.pauses import Pauses
 from configs.load import dump, identity
 from configs.schema import RunConfig
 from orchestrator.accuracies import Accuracies
-from orchestrator.daemon import Draining, Interrupted, status_server
+from orchestrator.controls import Controls
+from orchestrator.daemon import Draining, Interrupted
 from orchestrator.estimate import estimate
 from orchestrator.exports.export import export_messages
 from orchestrator.folder import Folder
+from orchestrator.inspector.process import inspector
 from orchestrator.progress import Progress
+from orchestrator.pulse import Pulse
 from orchestrator.questions.gather import gather, gather_held_out
 from orchestrator.students import Students
 from orchestrator.summary import STAGES, Stage, summarise
@@ -57,11 +61,11 @@ async def run(
         before = await store.run()
         was_finished = before is not None and before.state == "finished"
         await store.begin_run(content_id("run", identity(config)), config.name, dump(config))
-        async with status_server(config.http.port, lambda: summarise(config, folder, store)) as port:
-            if port is not None:
-                progress.note(f"status at http://127.0.0.1:{port}/status")
+        controls = Controls(file=config, store=store, tell=progress.note, pauses=Pauses(draining))
+        pulse = Pulse(shown=progress, folder=folder, store=store, controls=controls)
+        async with inspector(config.http, folder, progress.note), _watching(controls), pulse.beating():
             try:
-                await _stages(config, folder, store, progress, draining, sample)
+                await _stages(config, folder, store, pulse, draining, controls, sample)
             except BaseException:
                 await store.release_leases()
                 await store.end_run("interrupted")
@@ -73,24 +77,31 @@ async def run(
 
 
 async def _stages(
-    config: RunConfig, folder: Folder, store: Store, progress: Progress, draining: Draining, sample: int | None
+    config: RunConfig,
+    folder: Folder,
+    store: Store,
+    pulse: Pulse,
+    draining: Draining,
+    controls: Controls,
+    sample: int | None,
 ) -> None:
-    students = Students(config=config, folder=folder, store=store, progress=progress, draining=draining)
-    accuracies = Accuracies(config=config, folder=folder, store=store, progress=progress, draining=draining)
-    search = Search(config=config, folder=folder, store=store, progress=progress, draining=draining, most=sample)
+    here: dict[str, Any] = {"config": config, "folder": folder, "store": store, "progress": pulse, "draining": draining}
+    students = Students(**here)
+    accuracies = Accuracies(**here, pauses=controls.pauses)
+    search = Search(**here, controls=controls, most=sample)
     stages: dict[Stage, Callable[[], Awaitable[None]]] = {
-        "questions": lambda: _prepare(config, store, progress, students),
+        "questions": lambda: _prepare(config, store, pulse, students),
         "search": lambda: _search(search, store, ends=sample is None),
         "before": accuracies.measure_before,
         "train": students.train,
         "after": accuracies.measure_after,
-        "export": lambda: _export(config, folder, store, progress),
+        "export": lambda: _export(config, folder, store, pulse),
         "teachers": accuracies.measure_teachers,
     }
 
     async def do(name: Stage) -> None:
         log.info("stage_started", stage=name)
-        async with _timed(store, name):
+        async with _timed(store, pulse, name):
             await stages[name]()
         log.info("stage_ended", stage=name)
 
@@ -113,12 +124,26 @@ def _order(config: RunConfig, *, dry: bool) -> Sequence[tuple[Stage, ...]]:
 
 
 @asynccontextmanager
-async def _timed(store: Store, stage: str) -> AsyncIterator[None]:
+async def _watching(controls: Controls) -> AsyncIterator[None]:
+    """Do what people ask of the run, until the end of this."""
+    await controls.begin()
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(controls.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+
+@asynccontextmanager
+async def _timed(store: Store, pulse: Pulse, stage: Stage) -> AsyncIterator[None]:
     """Add what a stage took to its seconds, also when it is interrupted."""
     started = time.perf_counter()
+    pulse.begun(stage)
     try:
         yield
     finally:
+        pulse.ended(stage)
         await store.add_stage_seconds(stage, time.perf_counter() - started)
 
 

@@ -6,6 +6,7 @@ Invariant: every figure is read from the store or from the folder, so that a res
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
@@ -45,7 +46,7 @@ async def summarise(config: RunConfig, folder: Folder, store: Store) -> dict[str
         "unsolved_by_reason": {k.partition(".")[2]: v for k, v in counts.items() if k.startswith("unsolved.")},
         "consensus_targets": counts.get("targets.consensus", 0),
         "misleading": counts.get("standings.misleading", 0),
-        "rulings": _rulings(counts),
+        "rulings": rulings_of(counts),
         "agreement": [asdict(each) for each in agreements(counts, config.judging.audit)] if config.judges else [],
         "mean_score": await store.mean_score(),
         "failures": sum(value for key, value in counts.items() if key.startswith("failures.")),
@@ -85,7 +86,7 @@ async def _student(folder: Folder, store: Store, name: str) -> dict[str, Any]:
     }
 
 
-def _rulings(counts: dict[str, int]) -> dict[str, dict[str, int]]:
+def rulings_of(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """How often each judge ruled what."""
     found: dict[str, dict[str, int]] = {}
     for name, value in counts.items():

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from agents.budget import Budget
 from agents.ledger import Ledger, Terms
+from agents.pauses import Pauses
 from agents.shared_ledger import open_shared_ledger
 from configs.schema import RunConfig
 from store.store import Store
@@ -19,7 +20,7 @@ from store.types import Question, content_id
 
 
 @asynccontextmanager
-async def open_terms(config: RunConfig, store: Store) -> AsyncIterator[Terms]:
+async def open_terms(config: RunConfig, store: Store, pauses: Pauses | None = None) -> AsyncIterator[Terms]:
     """The terms of one life of a run; the ledger that it shares is open."""
     caps = {teacher.name: teacher.budget for teacher in config.teachers}
     terms = Terms(
@@ -28,6 +29,7 @@ async def open_terms(config: RunConfig, store: Store) -> AsyncIterator[Terms]:
         replay=config.replay,
         patience_s=config.limits.patience_s,
         grace_s=config.limits.grace_s,
+        pauses=pauses or Pauses(),
     )
     if config.ledger is None:
         yield terms

@@ -69,6 +69,7 @@ _LESSONS = (
 _ROUTED_LESSONS = _LESSONS.where(_IS_ROUTED)
 _THE_QUESTION = select(_question).where(_question.c.id == bindparam("key"))
 _THE_TRAJECTORY = select(_trajectory).where(_trajectory.c.id == bindparam("key"))
+_STYLE = select(_trajectory.c.style).where(_trajectory.c.id == bindparam("key"))
 _ROUTES = select(_route).where(_route.c.round == bindparam("number")).order_by(_route.c.trajectory, _route.c.student)
 _REPORTS = (
     select(_report)
@@ -105,11 +106,15 @@ def plan_epoch(tx: Transaction, epoch: int, least: int) -> Plan | None:
 
 
 def add_routes(tx: Transaction, routes: Iterable[Columns]) -> None:
-    """Keep routes; open ones are counted by student."""
+    """Keep routes; open ones are counted by student, and all by round, gate and style ("search" for what was searched)."""
+    styles: dict[str, str] = {}
     for row in routes:
         if tx.change(_NEW_ROUTE, row):
             tx.event("route", row["trajectory"])
             tx.count(f"routes.{row['student']}", row["gate"])
+            if (trajectory := row["trajectory"]) not in styles:
+                styles[trajectory] = tx.rows(_STYLE, {"key": trajectory})[0]["style"] or "search"
+            tx.count(f"gates.{row['round']}.{row['gate']}.{styles[trajectory]}.{row['student']}")
 
 
 def record_training(tx: Transaction, reports: Iterable[Columns], metrics: Iterable[Columns], checkpoint: Columns | None) -> None:

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ClauseElement, bindparam, select
+from sqlalchemy import ClauseElement, bindparam, func, select
 from sqlmodel import SQLModel
 
 from store import rows, tables
 from store.database import connect, execute, store_error, transaction
+from store.settling import SCORE_UNIT
 from store.splits import FIRST_AND_AFTER, Split
 from store.tables import table
 from store.types import (
@@ -37,12 +38,15 @@ from store.types import (
     Trajectory,
     Verdict,
 )
-from store.writes import SCORE_UNIT, RunState
+from store.writes import RunState
 
 T = TypeVar("T")
 Read = Callable[[sqlite3.Cursor], T]
 
 NUM_READERS = 4
+
+OF_TIME = ("history", "pulse")
+"""Tables that are about when things happen, and differ between equal runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +140,7 @@ _ATTEMPTS = (
 _STAGES = select(_stage).order_by(_stage.c.name)
 _COUNTS = select(_count).order_by(_count.c.name)
 _EVENTS = select(_event).where(_event.c.seq > bindparam("after")).order_by(_event.c.seq).limit(_LIMIT)
+_LAST_EVENT = select(func.max(_event.c.seq))
 
 _TRAJECTORY = select(_trajectory).where(_trajectory.c.id == bindparam("id"))
 _TRAJECTORIES = select(_trajectory).where(_trajectory.c.question == bindparam("question")).order_by(_trajectory.c.id)
@@ -261,9 +266,14 @@ def events(cursor: sqlite3.Cursor, after: int, limit: int) -> list[Event]:
     return [rows.event_of(row) for row in _all(cursor, _EVENTS, after=after, limit=limit)]
 
 
+def last_event(cursor: sqlite3.Cursor) -> int:
+    """The number of the newest event; 0 of none."""
+    return execute(cursor, _LAST_EVENT, {}).fetchone()[0] or 0
+
+
 def dump(cursor: sqlite3.Cursor) -> dict[str, list[dict[str, Any]]]:
     """Every table's rows by primary key, without times and the numbers of events: equal for equal runs."""
-    return {name: _dump(cursor, name) for name in SQLModel.metadata.tables}
+    return {name: _dump(cursor, name) for name in SQLModel.metadata.tables if name not in OF_TIME}
 
 
 def _dump(cursor: sqlite3.Cursor, name: str) -> list[dict[str, Any]]:

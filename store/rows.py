@@ -55,7 +55,8 @@ _WHERES = get_args(Where)
 _RULED = get_args(Ruled)
 _PURPOSES = ("propose", "score", "answer", "judge", "evaluate")
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""JSON as the columns hold it."""
 
 
 def _one_of(value: str, allowed: tuple[str, ...]) -> str:
@@ -89,11 +90,11 @@ def question_row(question: Question) -> Columns:
         "text": question.text,
         "answer": question.answer,
         "kind": _one_of(question.kind, _KINDS),
-        "choices": _encode(question.choices),
-        "aliases": _encode(question.aliases),
+        "choices": encoded(question.choices),
+        "aliases": encoded(question.aliases),
         "context": question.context,
         "source": question.source,
-        "meta": _encode(dict(question.meta)),
+        "meta": encoded(dict(question.meta)),
     }
 
 
@@ -127,9 +128,9 @@ def node_row(node: Node) -> Columns:
         "text": step.text,
         "author": step.author,
         "finish": _one_of(step.finish, _FINISHES),
-        "authors": _encode(node.authors),
+        "authors": encoded(node.authors),
         "score": _finite(score.value),
-        "logprobs": _encode(score.logprobs),
+        "logprobs": encoded(score.logprobs),
         "prover": score.prover,
         "target": _one_of(score.target, _TARGETS),
         "cost": None if node.cost is None else _finite(node.cost),
@@ -164,8 +165,8 @@ def call_row(call: Call) -> Columns:
         "agent": call.agent,
         "engine": call.engine,
         "purpose": _one_of(call.purpose, _PURPOSES),
-        "request": _encode(call.request),
-        "response": _encode(call.response),
+        "request": encoded(call.request),
+        "response": encoded(call.response),
         "latency_s": _finite(call.latency_s),
         "cost": None if call.cost is None else _finite(call.cost),
         "reused": call.reused,
@@ -195,8 +196,8 @@ def trajectory_row(trajectory: Trajectory) -> Columns:
     return {
         "id": trajectory.id,
         "question": trajectory.question,
-        "nodes": _encode(trajectory.nodes),
-        "teachers": _encode(trajectory.teachers),
+        "nodes": encoded(trajectory.nodes),
+        "teachers": encoded(trajectory.teachers),
         "text": trajectory.text,
         "conclusion": trajectory.conclusion,
         "answer": trajectory.answer,
@@ -251,7 +252,7 @@ def ruling_row(ruling: Ruling) -> Columns:
         "judge": ruling.judge,
         "ruled": _one_of(ruling.ruled, _RULED),
         "reason": ruling.reason,
-        "details": _encode(dict(ruling.details)),
+        "details": encoded(dict(ruling.details)),
         "tries": ruling.tries,
     }
 
@@ -266,8 +267,8 @@ def consensus_row(consensus: Consensus) -> Columns:
     return {
         "question": consensus.question,
         "embedder": consensus.embedder,
-        "clusters": _encode([asdict(cluster) for cluster in consensus.clusters]),
-        "edges": _encode([(one, other, _finite(similarity)) for one, other, similarity in consensus.edges]),
+        "clusters": encoded([asdict(cluster) for cluster in consensus.clusters]),
+        "edges": encoded([(one, other, _finite(similarity)) for one, other, similarity in consensus.edges]),
         "target": consensus.target,
         "target_support": None if consensus.target_support is None else _finite(consensus.target_support),
     }
@@ -369,7 +370,7 @@ def report_of(row: Row) -> Report:
 
 def metrics_row(metrics: Metrics) -> Columns:
     """The columns of a student's metrics; a value may be infinite or not a number: that too was measured."""
-    return {"student": metrics.student, "update": metrics.update, "numbers": _encode(dict(metrics.values))}
+    return {"student": metrics.student, "update": metrics.update, "numbers": encoded(dict(metrics.values))}
 
 
 def metrics_of(row: Row) -> Metrics:

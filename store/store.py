@@ -8,14 +8,16 @@ one line; after `StoreFull` nothing more is written. Not covered: tensors (`blob
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from store import database, learning, reads, rows, writes
+from store import control, database, learning, reads, rows, settling, writes
+from store.control import Control, Verb
 from store.database import BUSY_S, Mode, StoreError, StoreFull, connect, prepare
 from store.judged import Judged, judged
 from store.reads import Placed, Read, Readers, RunRecord
@@ -44,6 +46,7 @@ from store.writer import Clock, Op, Writer
 from store.writes import RunState
 
 __all__ = [
+    "Control",
     "Judged",
     "Placed",
     "RunRecord",
@@ -52,10 +55,12 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreFull",
+    "Verb",
     "holds_run",
     "open_store",
 ]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -184,7 +189,7 @@ class Store:
         if state not in writes.TERMINAL:
             raise ValueError(f"a question is not settled as {state!r}")
         op = partial(
-            writes.settle_question,
+            settling.settle_question,
             question=question_id,
             state=QuestionState(state),
             reason=reason,
@@ -331,6 +336,28 @@ class Store:
         """The attempts of a model, by question, sample and id."""
         return await self._read(lambda cursor: reads.attempts(cursor, model))
 
+    # Control
+
+    async def ask(self, verb: Verb, subject: str = "", value: str | None = None, *, was: str | None = None, by: str) -> int:
+        """Ask something of the run, as `by`; its number. A requeue is done when this returns, or is a `StoreError`."""
+        return await self._write(lambda tx: control.ask(tx, verb, subject, value, was, by))
+
+    async def controls(self, after: int = 0, limit: int = 1000) -> list[Control]:
+        """What was asked, above a number, in order."""
+        return await self._read(lambda cursor: control.controls(cursor, after, limit))
+
+    async def paused(self) -> bool:
+        """Whether the whole run is paused."""
+        return await self._read(control.paused)
+
+    async def answer(self, number: int, outcome: str) -> None:
+        """Note what came of what was asked."""
+        await self._write(lambda tx: control.answer(tx, number, outcome))
+
+    async def beat(self, owner: str, state: Mapping[str, Any] | None) -> None:
+        """Tell what the process `owner` is doing; None: it ends."""
+        await self._write(lambda tx: control.still(tx, owner) if state is None else control.beat(tx, owner, state))
+
     # The whole
 
     async def counts(self) -> dict[str, int]:
@@ -341,9 +368,17 @@ class Store:
         """The mean score of the accepted trajectories that have one, to a billionth."""
         return await self._read(reads.mean_score)
 
+    async def page(self, read: Callable[Concatenate[sqlite3.Cursor, P], T], *about: P.args, **which: P.kwargs) -> T:
+        """What a function of `pages` or `training_pages` reads: `await store.page(pages.tree, question, None, 100)`."""
+        return await self._read(lambda cursor: read(cursor, *about, **which))
+
     async def events(self, after: int = 0, limit: int = 1000) -> list[Event]:
         """The events whose number is above `after`, in the order of their commits."""
         return await self._read(lambda cursor: reads.events(cursor, after, limit))
+
+    async def last_event(self) -> int:
+        """The number of the newest event; 0 of none."""
+        return await self._read(reads.last_event)
 
     async def dump(self) -> dict[str, list[dict[str, Any]]]:
         """Every table's rows by primary key, without times and the numbers of events: equal for equal runs."""

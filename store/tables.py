@@ -237,7 +237,7 @@ class AttemptRow(_Row, table=True):
 class ReportRow(_Row, table=True):
     """What one student measured on one trajectory."""
 
-    __table_args__ = (Index("ix_report_update", "update"),)
+    __table_args__ = (Index("ix_report_update", "update"), Index("ix_report_student", "student", "update"))
 
     student: str = Field(primary_key=True)
     trajectory: str = Field(primary_key=True, foreign_key="trajectory.id")
@@ -281,6 +281,37 @@ class CountRow(_Row, table=True):
 
     name: str = Field(primary_key=True)
     value: int
+
+
+class HistoryRow(_Row, table=True):
+    """By how much a count grew in one minute since the epoch, and what else is counted by the minute."""
+
+    __table_args__ = (Index("ix_history_minute", "minute_at"),)
+
+    name: str = Field(primary_key=True)
+    minute_at: int = Field(primary_key=True)
+    value: int
+
+
+class PulseRow(_Row, table=True):
+    """What the living process last told of itself."""
+
+    owner: str = Field(primary_key=True)
+    beat_at: float
+    state: str
+
+
+class ControlRow(_Row, table=True):
+    """What somebody asked of the run, and what came of it."""
+
+    id: int = Field(primary_key=True)
+    verb: str
+    subject: str
+    value: str | None
+    was: str | None
+    by: str
+    asked_at: float
+    outcome: str
 
 
 class EventRow(_Row, table=True):

@@ -24,7 +24,7 @@ from sqlalchemy import ClauseElement, text
 from sqlalchemy.dialects.sqlite import insert
 
 from store.database import StoreError, execute, is_lasting, is_locked, store_error, transaction
-from store.tables import CountRow, table
+from store.tables import CountRow, HistoryRow, table
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -37,6 +37,12 @@ _inserted = insert(table(CountRow))
 _COUNT = _inserted.on_conflict_do_update(
     index_elements=["name"], set_={"value": table(CountRow).c.value + _inserted.excluded.value}
 )
+_happened = insert(table(HistoryRow))
+_HISTORY = _happened.on_conflict_do_update(
+    index_elements=["name", "minute_at"], set_={"value": table(HistoryRow).c.value + _happened.excluded.value}
+)
+_BY_MINUTE = ("questions.solved", "questions.unsolved", "trajectories.", "calls.", "tokens.", "spent.", "failed.", "attempts.")
+"""The counts whose growth is kept by the minute too."""
 
 
 class Transaction:
@@ -47,6 +53,7 @@ class Transaction:
         self._cursor = cursor
         self._events: list[tuple[str, str]] = []
         self._counts: Counter[str] = Counter()
+        self._history: Counter[str] = Counter()
 
     def change(self, statement: ClauseElement, params: Mapping[str, Any]) -> int:
         """Insert or update; how many rows are now different."""
@@ -63,6 +70,12 @@ class Transaction:
     def count(self, name: str, change: int = 1) -> None:
         """Move a count. A move by zero still makes its row, so that grouping does not decide which rows exist."""
         self._counts[name] += change
+        if change > 0 and name.startswith(_BY_MINUTE):
+            self._history[name] += change
+
+    def happened(self, name: str, value: int = 1) -> None:
+        """Count something by the minute only: what depends on time is no count of the run's."""
+        self._history[name] += value
 
     def flush(self) -> None:
         """Write what was gathered."""
@@ -70,6 +83,8 @@ class Transaction:
             execute(self._cursor, _EVENT, {"time": self.now, "kind": kind, "subject": subject})
         for name, value in self._counts.items():
             execute(self._cursor, _COUNT, {"name": name, "value": value})
+        for name, value in self._history.items():
+            execute(self._cursor, _HISTORY, {"name": name, "minute_at": int(self.now // 60), "value": value})
 
 
 Op = Callable[[Transaction], T]

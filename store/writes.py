@@ -2,49 +2,50 @@
 
 Invariant: running an op twice leaves what running it once left. A tree only moves forward (LATE, OPEN, FINISHED, then KEPT
 or PRUNED), and a question's first settlement stands, so that an old message that comes again changes nothing.
-An extended lease, a claim and a stage's seconds are about time, and have no event. Not covered: checking nouns (`rows.py`).
+An extended lease, a claim and a stage's seconds are about time, and have no event. Not covered: how a question ends
+(`settling.py`), checking nouns (`rows.py`).
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import bisect
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import Update, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlmodel import SQLModel
 
-from store import learning, tables
+from store import tables
 from store.database import StoreError
 from store.rows import Columns
 from store.splits import TRAIN, Split
 from store.tables import table
-from store.types import NodeState, Outcome, QuestionState
+from store.types import NodeState, QuestionState
 from store.writer import Transaction
 
 RunState = Literal["running", "finished", "interrupted"]
 
-SCORE_UNIT = 10**9
-"""Scores are summed as whole billionths, so that the sum does not depend on the order."""
-
 COST_UNIT = 10**9
-"""Costs are summed as whole billionths of a US dollar, for the same reason."""
+"""Costs are summed as whole billionths of a US dollar, so that the sum does not depend on the order."""
+
+LATENCIES_S = tuple(0.001 * 2**power for power in range(21))
+"""Upper bounds of the buckets that latencies are counted in: from a millisecond to a quarter of an hour, each twice the last."""
 
 _FORWARD = {NodeState.LATE: 0, NodeState.OPEN: 1, NodeState.FINISHED: 2, NodeState.KEPT: 3, NodeState.PRUNED: 3}
 TERMINAL = {QuestionState.SOLVED, QuestionState.UNSOLVED}
 
 
-def _new(row: type[SQLModel]) -> Insert:
+def new(row: type[SQLModel]) -> Insert:
+    """An insert that leaves what is there already."""
     return insert(table(row)).on_conflict_do_nothing()
 
 
 _run, _question, _node = table(tables.RunRow), table(tables.QuestionRow), table(tables.NodeRow)
 
-_NEW_RUN, _NEW_QUESTION, _NEW_NODE = _new(tables.RunRow), _new(tables.QuestionRow), _new(tables.NodeRow)
-_NEW_CALL, _NEW_TRAJECTORY, _NEW_VERDICT = _new(tables.CallRow), _new(tables.TrajectoryRow), _new(tables.VerdictRow)
-_NEW_FAILURE, _NEW_ATTEMPT = _new(tables.FailureRow), _new(tables.AttemptRow)
-_NEW_CLAIM, _claim, _call = _new(tables.ClaimRow), table(tables.ClaimRow), table(tables.CallRow)
+_NEW_RUN, _NEW_QUESTION, _NEW_NODE = new(tables.RunRow), new(tables.QuestionRow), new(tables.NodeRow)
+_NEW_CALL, _NEW_FAILURE, _NEW_ATTEMPT = new(tables.CallRow), new(tables.FailureRow), new(tables.AttemptRow)
+_NEW_CLAIM, _claim, _call = new(tables.ClaimRow), table(tables.ClaimRow), table(tables.CallRow)
 _CALL = select(_call).where(_call.c.id == bindparam("key"))
 _CLAIM = select(_claim).where(_claim.c.id == bindparam("key"))
 _DROP_CLAIM = delete(_claim).where(
@@ -54,8 +55,6 @@ _DROP_CLAIM = delete(_claim).where(
 _DROP_CLAIMS = delete(_claim).where(_claim.c.owner == bindparam("owner"))
 _DROP_EXPIRED_CLAIM = delete(_claim).where(_claim.c.id == bindparam("key"), _claim.c.expires_at <= bindparam("now"))
 _RENEW_CLAIMS = update(_claim).values(expires_at=bindparam("until")).where(_claim.c.owner == bindparam("owner"))
-_NEW_RULING, _NEW_CONSENSUS, _NEW_STANDING = _new(tables.RulingRow), _new(tables.ConsensusRow), _new(tables.StandingRow)
-
 _RUN = select(_run.c.id, _run.c.state)
 _SET_RUN = update(_run).values(state=bindparam("to"), finished_at=bindparam("at")).where(_run.c.state != bindparam("to"))
 
@@ -152,7 +151,7 @@ def lease_question(tx: Transaction, owner: str, lease_s: float) -> Any | None:
     if not found:
         return None
     first = min(found, key=lambda row: row["position"])
-    _move_question(tx, first["id"], first["state"], QuestionState.LEASED, owner=owner, until=tx.now + lease_s)
+    move_question(tx, first["id"], first["state"], QuestionState.LEASED, owner=owner, until=tx.now + lease_s)
     tx.event("question_leased", first["id"])
     return first
 
@@ -166,12 +165,12 @@ def release_leases(tx: Transaction, owner: str | None) -> int:
     """Set the questions leased by `owner` (None: by anyone) back to PENDING; how many."""
     leased = tx.rows(_LEASED_BY, {"owner": owner})
     for row in leased:
-        _move_question(tx, row["id"], QuestionState.LEASED, QuestionState.PENDING)
+        move_question(tx, row["id"], QuestionState.LEASED, QuestionState.PENDING)
         tx.event("question_released", row["id"])
     return len(leased)
 
 
-def _move_question(
+def move_question(
     tx: Transaction,
     question: str,
     state: str,
@@ -181,6 +180,7 @@ def _move_question(
     owner: str | None = None,
     until: float | None = None,
 ) -> None:
+    """Set a question's state, why, and its lease."""
     tx.change(_SET_QUESTION, {"key": question, "to": to.value, "why": why, "owner": owner, "until": until})
     tx.count(f"questions.{state}", -1)
     tx.count(f"questions.{to.value}")
@@ -201,8 +201,15 @@ def record_calls(tx: Transaction, rows: Iterable[Columns]) -> int:
             for kind in ("prompt", "completion", "cached"):
                 tx.count(f"tokens.{kind}", row[f"{kind}_tokens"])
             tx.count(f"spent.calls.{row['agent']}")
+            tx.happened(f"latency.{latency_bucket(row['latency_s'])}.{row['agent']}")
+            tx.happened(f"latency.ms.{row['agent']}", round(row["latency_s"] * 1000))
             _spend(tx, row["agent"], row["prompt_tokens"] + row["completion_tokens"], row["cost"])
     return new
+
+
+def latency_bucket(latency_s: float) -> int:
+    """The number of the first bucket that holds a latency; `len(LATENCIES_S)` for what is longer than all."""
+    return bisect.bisect_left(LATENCIES_S, latency_s)
 
 
 def record_spent(tx: Transaction, agent: str, tokens: int, cost: float | None) -> None:
@@ -274,81 +281,6 @@ def _move_node(tx: Transaction, node: str, to: NodeState, rank: int | None = Non
     tx.count(f"nodes.{state.value}", -1)
     tx.count(f"nodes.{to.value}")
     return True
-
-
-def settle_question(
-    tx: Transaction,
-    question: str,
-    state: QuestionState,
-    reason: str,
-    trajectories: Sequence[Columns],
-    verdicts: Sequence[Columns],
-    routes: Sequence[Columns],
-    rulings: Sequence[Columns],
-    consensus: tuple[Columns, Sequence[Columns]] | None,
-    tree: tuple[Sequence[Columns], Sequence[str]] | None,
-) -> bool:
-    """End a question's work, all at once; False if it had been settled before, and then nothing changes."""
-    found = tx.rows(_QUESTION_STATE, {"key": question})
-    if not found:
-        raise StoreError(f"question {question} is not in the store")
-    before = QuestionState(found[0]["state"])
-    if before in TERMINAL:
-        return False
-    if tree is not None:
-        record_advance(tx, question, *tree)
-    _add_trajectories(tx, trajectories, verdicts)
-    _add_rulings(tx, rulings, {row["trajectory"]: row for row in verdicts})
-    if consensus is not None:
-        _add_consensus(tx, *consensus)
-    learning.add_routes(tx, routes)
-    _move_question(tx, question, before, state, why=reason)
-    if state is QuestionState.UNSOLVED:
-        tx.count(f"unsolved.{reason.partition(':')[0]}")
-    tx.event(f"question_{state.value}", question)
-    return True
-
-
-def _add_trajectories(tx: Transaction, trajectories: Sequence[Columns], verdicts: Sequence[Columns]) -> None:
-    for row in trajectories:
-        if tx.change(_NEW_TRAJECTORY, row):
-            tx.event("trajectory", row["id"])
-    scores = {row["id"]: row["score"] for row in trajectories}
-    for row in verdicts:
-        if tx.change(_NEW_VERDICT, row):
-            tx.event("verdict", row["trajectory"])
-            tx.count(f"trajectories.{row['outcome']}")
-            score = scores.get(row["trajectory"])
-            if row["outcome"] == Outcome.ACCEPTED.value and score is not None:
-                tx.count("score.count")
-                tx.count("score.billionths", round(score * SCORE_UNIT))
-
-
-def _add_rulings(tx: Transaction, rulings: Sequence[Columns], verdicts: Mapping[str, Columns]) -> None:
-    new = [row for row in rulings if tx.change(_NEW_RULING, row)]
-    readable = sorted((row for row in new if row["ruled"] != "unreadable"), key=lambda row: (row["trajectory"], row["judge"]))
-    for row in new:
-        tx.event("ruling", row["trajectory"])
-        tx.count(f"rulings.{row['ruled']}.{row['judge']}")
-    for row in readable:
-        verdict = verdicts[row["trajectory"]]
-        if verdict["target"] is not None:
-            check = "wrong" if verdict["outcome"] == Outcome.WRONG_ANSWER.value else "right"
-            tx.count(f"checked.{row['ruled']}.{check}.{row['judge']}")
-    for _, panel in itertools.groupby(readable, key=lambda row: row["trajectory"]):
-        for one, other in itertools.combinations(panel, 2):
-            tx.count(f"votes.{one['ruled']}.{other['ruled']}.{one['judge']}/{other['judge']}")
-
-
-def _add_consensus(tx: Transaction, graph: Columns, standings: Sequence[Columns]) -> None:
-    if not tx.change(_NEW_CONSENSUS, graph):
-        return
-    tx.event("consensus", graph["question"])
-    if graph["target"] is not None:
-        tx.count("targets.consensus")
-    for row in standings:
-        if tx.change(_NEW_STANDING, row) and row["misleading"]:
-            tx.count("standings.misleading")
 
 
 def record_failure(tx: Transaction, row: Columns) -> bool:

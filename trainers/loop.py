@@ -16,6 +16,7 @@ between; without router and peers nothing is recorded without the checkpoint tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ from trainers.update import Learner
 
 Ending = Literal["done", "nothing", "stopped"]
 
+PAUSED_S = 1.0
+"""Between two looks at whether a paused run goes on."""
 _PROJECTION = "peers.safetensors"
 
 
@@ -160,7 +163,10 @@ class _Trainer:
         return "done"
 
     async def _assigned(self, epoch: int, items: Sequence[Item]) -> Assignment | None:
-        """What of a batch is this student's; None when it is asked to stop."""
+        """What of a batch is this student's, once the run is not paused; None when it is asked to stop."""
+        while await self.around.store.paused() and not self.around.stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.around.stopping.wait(), PAUSED_S)
         if self.around.stopping.is_set():
             return None
         return await self.routing.assign(self.course.walk, epoch, len(self.losses), items)

@@ -1,4 +1,4 @@
-"""Looking at runs without changing them: status, the status server, export, recipes, doctor, --help."""
+"""Looking at runs without changing them: status, the inspector's JSON, export, recipes, doctor, --help."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def over_http(url: str) -> dict[str, Any]:
 def test_a_living_run_says_so_over_the_command_and_over_http_and_a_killed_one_is_interrupted(tmp_path: Path) -> None:
     name = config(tmp_path, count=40, engine={"latency_s": 0.15}, limits={"questions": 2}, http={"port": 0})
     with living("run", name, cwd=tmp_path) as process:
-        url = heard(process, "status at ").split()[-1]
+        url = heard(process, "watch at ").split()[-1] + "status"
         heard(process, "  ")  # a question has come to its end
         first = status(tmp_path)
         second = over_http(url)

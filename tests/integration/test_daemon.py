@@ -1,19 +1,15 @@
-"""Signals and the status server, around real work in a real event loop."""
+"""Signals, around real work in a real event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import socket
 import time
-import urllib.error
-import urllib.request
 
 import pytest
 
-from orchestrator.daemon import Draining, Interrupted, PortTaken, drained, status_server
+from orchestrator.daemon import Draining, Interrupted, drained
 
 
 def leaves(error: BaseException) -> list[BaseException]:
@@ -85,50 +81,3 @@ def test_an_error_of_the_work_comes_out_as_it_is() -> None:
     with pytest.raises((ValueError, BaseExceptionGroup)) as caught:
         asyncio.run(drained(work, 1.0))
     assert [str(leaf) for leaf in leaves(caught.value)] == ["the cause"]
-
-
-def fetched(port: int, path: str = "status") -> object:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as response:
-        return json.load(response)
-
-
-def test_the_status_is_served_fresh_on_the_loopback_address_until_the_end() -> None:
-    asked = 0
-
-    async def status() -> dict[str, int]:
-        nonlocal asked
-        asked += 1
-        return {"asked": asked}
-
-    async def work() -> int:
-        async with status_server(0, status) as port:
-            assert port
-            assert [await asyncio.to_thread(fetched, port) for _ in range(2)] == [{"asked": 1}, {"asked": 2}]
-            with pytest.raises(urllib.error.HTTPError, match="404") as missing:
-                await asyncio.to_thread(fetched, port, "elsewhere")
-            missing.value.close()
-            return port
-
-    port = asyncio.run(work())
-    with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", port), timeout=5)
-
-
-def test_without_a_port_nothing_is_served() -> None:
-    async def work() -> None:
-        async with status_server(None, lambda: asyncio.sleep(0, {})) as port:
-            assert port is None
-
-    asyncio.run(work())
-
-
-def test_a_taken_port_is_said_in_one_line() -> None:
-    async def work(port: int) -> None:
-        async with status_server(port, lambda: asyncio.sleep(0, {})):
-            pytest.fail("the port was taken")
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(PortTaken, match=rf"http\.port: {port} .* in use") as caught:
-            asyncio.run(work(port))
-    assert "\n" not in str(caught.value)

@@ -197,6 +197,9 @@ def test_the_counts_and_events_of_a_run(tmp_path: Path) -> None:
         await everything(store)
         assert {name: value for name, value in (await store.counts()).items() if value} == {
             "attempts.s@before": 1,
+            "gates.0.1.search.s": 1,
+            "won.early.ann": 1,
+            "won.middle.ann": 1,
             "calls.score": 2,
             "failed.Overlong": 1,
             "failures.search": 1,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recount import recounted
 from test_store import FAILURE, Work, attempt, call, node, question, route, stored, trajectory, verdict
 
-from store.store import Store
+from store.store import Store, StoreError
 from store.types import Advance, NodeState, Outcome, QuestionState
 
 STATES = st.sampled_from([QuestionState.SOLVED, QuestionState.UNSOLVED])
@@ -28,6 +29,7 @@ def operations() -> st.SearchStrategy[Work]:
         st.builds(lambda a, b, c: lambda s: s.record_advance(advanced(a, b, c)), KEYS, states, states),
         st.builds(lambda a, o, st_: lambda s: settled(s, a, o, st_), KEYS, outcomes, STATES),
         st.just(lease),
+        st.builds(lambda a: lambda s: requeued(s, f"q{a}"), KEYS),
         st.just(lambda s: s.release_leases("me")),
         st.builds(lambda a: lambda s: s.record_failure(replace(FAILURE, id=f"f{a}", where="sift" if a else "search")), KEYS),
         st.builds(lambda a: lambda s: s.record_attempts([attempt(f"a{a}"), attempt("a0")]), KEYS),
@@ -43,39 +45,14 @@ async def lease(store: Store) -> None:
     await store.lease_question("me", 60)
 
 
+async def requeued(store: Store, key: str) -> None:
+    with contextlib.suppress(StoreError):  # it is not unsolved
+        await store.ask("requeue", key, by="me")
+
+
 async def settled(store: Store, key: int, outcome: Outcome, state: QuestionState) -> None:
     made = trajectory(f"t{key}", key / 8, of=f"q{key}")
     await store.settle_question(f"q{key}", state, "", [made], [verdict(made.id, outcome)], [route(made.id)])
-
-
-def recounted(dump: dict[str, list[dict[str, Any]]]) -> Counter[str]:
-    """The counts, from the rows alone."""
-    counts: Counter[str] = Counter()
-    splits = [row["split"] for row in dump["question"]]
-    counts.update(f"{split}.questions" for split in splits if split != "train")
-    counts.update(f"questions.{row['state']}" for row in dump["question"] if row["split"] == "train")
-    unsolved = [row for row in dump["question"] if row["state"] == "unsolved"]
-    counts.update(f"unsolved.{row['reason'].partition(':')[0]}" for row in unsolved)
-    counts.update(f"nodes.{row['state']}" for row in dump["node"])
-    counts.update(f"trajectories.{row['outcome']}" for row in dump["verdict"])
-    counts.update(f"routes.{row['student']}" for row in dump["route"])
-    counts.update(f"failures.{row['where']}" for row in dump["failure"])
-    counts.update(f"failed.{row['kind']}" for row in dump["failure"])
-    counts.update(f"attempts.{row['model']}" for row in dump["attempt"])
-    counts.update(f"calls.{row['purpose']}" for row in dump["call"])
-    paid = [row for row in dump["call"] if not row["reused"]]
-    counts["calls.reused"] = len(dump["call"]) - len(paid)
-    for kind in ("prompt", "completion", "cached"):
-        counts[f"tokens.{kind}"] = sum(row[f"{kind}_tokens"] for row in paid)
-    for row in paid:
-        counts[f"spent.calls.{row['agent']}"] += 1
-        counts[f"spent.tokens.{row['agent']}"] += row["prompt_tokens"] + row["completion_tokens"]
-        counts[f"spent.billionths.{row['agent']}"] += round((row["cost"] or 0.0) * 1e9)
-    accepted = {row["trajectory"] for row in dump["verdict"] if row["outcome"] == "accepted"}
-    scores = [row["score"] for row in dump["trajectory"] if row["id"] in accepted]
-    counts["score.count"] = len(scores)
-    counts["score.billionths"] = sum(round(score * 1e9) for score in scores)
-    return counts
 
 
 @settings(max_examples=15, deadline=None)

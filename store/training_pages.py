@@ -1,0 +1,69 @@
+"""The reads behind the students' view: what they were given, what they measured, how they weighed their teachers.
+
+Invariant: as in `pages.py`, a page looks at no more than `SCAN` rows. Not covered: the run's own reads (`reads.py`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from store import rows
+from store.lines import Assigned, LessonLine, Page, WeightLine
+from store.pages import ASSIGNED, NEWEST, SCAN, TRAJECTORY, hits, trajectory_line
+from store.types import Metrics
+
+
+def lessons(cursor: sqlite3.Cursor, student: str, gate: int | None, after: int | None, limit: int) -> Page[LessonLine]:
+    """What a student was given (gate 1), was not (0), or both, newest first."""
+    found = cursor.execute(
+        "SELECT rowid, (student = :student AND (:gate IS NULL OR gate = :gate)) AS hit FROM route WHERE rowid < :after "
+        "ORDER BY rowid DESC LIMIT :scan",
+        {"student": student, "gate": gate, "after": NEWEST if after is None else after, "scan": SCAN},
+    ).fetchall()
+    chosen, more = hits(found, limit)
+    return Page(items=[_lesson(cursor, place) for place in chosen], next=more)
+
+
+def _lesson(cursor: sqlite3.Cursor, place: int) -> LessonLine:
+    assigned = cursor.execute(f"{ASSIGNED} WHERE r.rowid = ?", (place,)).fetchone()
+    of = f"{TRAJECTORY} WHERE t.id = (SELECT trajectory FROM route WHERE rowid = ?)"
+    return LessonLine(
+        place=place, trajectory=trajectory_line(cursor.execute(of, (place,)).fetchone()), assigned=Assigned(**assigned)
+    )
+
+
+def metrics(cursor: sqlite3.Cursor, student: str, after: int | None, every: int, limit: int) -> Page[Metrics]:
+    """A student's metrics by update, those whose number is divisible by `every`."""
+    found = cursor.execute(
+        "SELECT * FROM metrics WHERE student = ? AND [update] > ? AND [update] % ? = 0 ORDER BY [update] LIMIT ?",
+        (student, after or 0, every, limit),
+    ).fetchall()
+    more = found[-1]["update"] if len(found) == limit else None
+    return Page(items=[rows.metrics_of(row) for row in found], next=more)
+
+
+def weights(cursor: sqlite3.Cursor, student: str, after: int | None) -> Page[WeightLine]:
+    """The mean alpha by update and teacher (a trajectory's first one), of what a student learnt; whole updates only."""
+    found = cursor.execute(
+        "SELECT p.[update], p.alpha, p.cross_entropy, json_extract(t.teachers, '$[0]') AS teacher "
+        "FROM (SELECT [update], alpha, cross_entropy, trajectory FROM report INDEXED BY ix_report_student "
+        "WHERE student = ? AND [update] > ? AND routed AND alpha IS NOT NULL ORDER BY [update] LIMIT ?) p "
+        "JOIN trajectory t ON t.id = p.trajectory ORDER BY p.[update], teacher",
+        (student, after or 0, SCAN),
+    ).fetchall()
+    last = found[-1]["update"] if len(found) == SCAN else None
+    sums: dict[tuple[int, str], list[sqlite3.Row]] = {}
+    for row in found:
+        if row["update"] != last or found[0]["update"] == last:
+            sums.setdefault((row["update"], row["teacher"]), []).append(row)
+    items = [
+        WeightLine(
+            update=update,
+            teacher=teacher,
+            alpha=sum(row["alpha"] for row in some) / len(some),
+            cross_entropy=sum(row["cross_entropy"] for row in some) / len(some),
+            num=len(some),
+        )
+        for (update, teacher), some in sums.items()
+    ]
+    return Page(items=items, next=items[-1].update if last is not None else None)
