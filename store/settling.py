@@ -53,7 +53,7 @@ _DROPS = (
     delete(_node).where(_node.c.question == _KEY),
 )
 _LIFT_QUARANTINE = update(_failure).values(request="").where(_failure.c.subject == _KEY, _failure.c.kind == "Quarantined")
-_GOES_ON = update(_run).values(state="interrupted", finished_at=None).where(_run.c.state == "finished")
+_GOES_ON = update(_run).values(state="interrupted", finished_at=bindparam("at")).where(_run.c.state == "finished")
 
 
 def settle_question(
@@ -175,5 +175,5 @@ def requeue_question(tx: Transaction, question: str) -> None:
     tx.change(_LIFT_QUARANTINE, key)
     move_question(tx, question, state, QuestionState.PENDING)
     tx.count(f"unsolved.{found[0]['reason'].partition(':')[0]}", -1)
-    tx.change(_GOES_ON, {})
+    tx.change(_GOES_ON, {"at": None})
     tx.event("question_requeued", question)
