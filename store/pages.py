@@ -6,6 +6,8 @@ is that of arrival, or against it: newest first. Not covered: what a page is mad
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import math
 import sqlite3
@@ -92,13 +94,14 @@ def questions(
     cursor: sqlite3.Cursor, *, split: str, states: Sequence[str], text: str | None, after: int | None, limit: int
 ) -> Page[QuestionLine]:
     """The questions of a split, in order: in some states (none given: in any), with a text in them."""
+    scan = limit if text is None else SCAN
     wanted = f"AND state IN ({_marks(states)})" if states else ""
     found = cursor.execute(
         "SELECT position, (:text IS NULL OR instr(lower(text), :text) > 0 OR id = :text) AS hit FROM question "
         f"WHERE split = :split AND position > :after {wanted} ORDER BY position LIMIT :scan",
-        {"split": split, "after": -1 if after is None else after, "scan": SCAN, "text": _lower(text), **_named(states)},
+        {"split": split, "after": -1 if after is None else after, "scan": scan, "text": _lower(text), **_named(states)},
     ).fetchall()
-    chosen, more = hits(found, limit)
+    chosen, more = hits(found, limit, scan)
     lines = [
         _question_line(cursor, cursor.execute("SELECT * FROM question WHERE split = ? AND position = ?", (split, at)).fetchone())
         for at in chosen
@@ -141,11 +144,20 @@ _NODE = (
 )
 
 
+_NODE_KEYS = [field.name for field in dataclasses.fields(NodeLine)]
+_STATES = {state.value: state for state in NodeState}
 _STEP = "SELECT id, parent, question, text, logprobs, prover, target FROM node WHERE id = ?"
 
 
 def _node_line(row: sqlite3.Row) -> NodeLine:
-    return NodeLine(**{**row, "state": NodeState(row["state"]), "authors": json.loads(row["authors"])})
+    values = dict(zip(_NODE_KEYS, row, strict=True))  # half the time of a mapping of the row: trees are large
+    values["state"], values["authors"] = _STATES[values["state"]], _authors(values["authors"])
+    return NodeLine(**values)
+
+
+@functools.lru_cache(maxsize=1024)
+def _authors(names: str) -> list[str]:
+    return json.loads(names)
 
 
 def tree(cursor: sqlite3.Cursor, question: str, after: int | None, limit: int) -> Page[NodeLine]:
@@ -244,6 +256,7 @@ def trajectories(
     limit: int,
 ) -> Page[TrajectoryLine]:
     """Trajectories, newest first: of one question, with steps of a teacher, a verdict, a score in a range, a text in them."""
+    scan = SCAN if outcomes or not (teacher is least is most is text is None) else limit
     found = cursor.execute(
         "SELECT t.rowid, ((:teacher IS NULL OR instr(t.teachers, :teacher) > 0) AND (:least IS NULL OR t.score >= :least) "
         f"AND (:most IS NULL OR t.score <= :most) {f'AND v.outcome IN ({_marks(outcomes)})' if outcomes else ''} "
@@ -257,11 +270,11 @@ def trajectories(
             "most": most,
             "text": _lower(text),
             "after": NEWEST if after is None else after,
-            "scan": SCAN,
+            "scan": scan,
             **_named(outcomes),
         },
     ).fetchall()
-    chosen, more = hits(found, limit)
+    chosen, more = hits(found, limit, scan)
     lines = [trajectory_line(cursor.execute(f"{TRAJECTORY} WHERE t.rowid = ?", (at,)).fetchone()) for at in chosen]
     return Page(items=lines, next=more)
 
@@ -321,7 +334,7 @@ def failures(
         f"{'AND subject = :subject' if subject else ''} ORDER BY rowid DESC LIMIT :scan",
         {"kind": kind, "subject": subject, "after": NEWEST if after is None else after, "scan": SCAN},
     ).fetchall()
-    chosen, more = hits(found, limit)
+    chosen, more = hits(found, limit, SCAN)
     line = "SELECT rowid AS place, id, [where], kind, message, tries, subject FROM failure WHERE rowid = ?"
     return Page(items=[FailureLine(**cursor.execute(line, (place,)).fetchone()) for place in chosen], next=more)
 
@@ -330,15 +343,15 @@ NEWEST = 2**62
 """Above every key."""
 
 
-def hits(found: Sequence[sqlite3.Row], limit: int) -> tuple[list[int], int | None]:
-    """The keys of the first `limit` hits among what was looked at, and after which key to go on."""
+def hits(found: Sequence[sqlite3.Row], limit: int, scan: int) -> tuple[list[int], int | None]:
+    """The keys of the first `limit` hits among up to `scan` rows that were looked at, and after which key to go on."""
     chosen: list[int] = []
     for key, hit in found:
         if hit:
             chosen.append(key)
         if len(chosen) == limit:
             return chosen, key
-    return chosen, found[-1][0] if len(found) == SCAN else None
+    return chosen, found[-1][0] if len(found) == scan else None
 
 
 def _lower(text: str | None) -> str | None:

@@ -20,7 +20,7 @@ def lessons(cursor: sqlite3.Cursor, student: str, gate: int | None, after: int |
         "ORDER BY rowid DESC LIMIT :scan",
         {"student": student, "gate": gate, "after": NEWEST if after is None else after, "scan": SCAN},
     ).fetchall()
-    chosen, more = hits(found, limit)
+    chosen, more = hits(found, limit, SCAN)
     return Page(items=[_lesson(cursor, place) for place in chosen], next=more)
 
 

@@ -39,7 +39,7 @@ def bound(http: Http) -> socket.socket:
     host, port = http.host, http.port or 0
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, asyncio sends without delay
     except OSError as error:
         raise PortTaken(
             f"http.host: {host} cannot be used: {error.strerror or error}; accepted: an address of this machine"

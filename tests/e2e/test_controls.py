@@ -104,7 +104,7 @@ def test_more_questions_at_once_are_taken_up_while_the_run_lives(tmp_path: Path)
     name = config(tmp_path, count=40, engine={"latency_s": 0.2}, limits={"questions": 1})
     with living("run", name, cwd=tmp_path) as process:
         heard(process, "  ")
-        assert kept(tmp_path / RUN).counts["questions.leased"] == 1
+        until(lambda: kept(tmp_path / RUN).counts["questions.leased"] == 1)
         fine("set", str(RUN), "limits.questions=6", cwd=tmp_path)
         until(lambda: kept(tmp_path / RUN).counts["questions.leased"] == 6)
         fine("set", str(RUN), "limits.questions=2", cwd=tmp_path)
