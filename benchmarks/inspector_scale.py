@@ -7,8 +7,8 @@ process over it, asked over HTTP; a page in a headless Chromium.
                the median and the 99th percentile, in ms; and a search for a word that nobody wrote, page by page to its end
     memory     of the server's process, after its first pages and after thousands of them, in MiB
     browser    a page opened anew: until the first contentful paint; until the tree of 5,000 nodes is drawn, in s
-    watched    nodes a second of a scripted run without anybody and with 20 watchers that follow the stream and ask for what the
-               page asks for, in turns; the machine's cores are shared with those watchers, whom another machine would serve
+    watched    nodes a second of a scripted run without an inspector, and with one and 20 watchers that follow the stream and ask
+               for what the page asks for, in turns; the machine's cores are shared with those watchers
 
 Targets: every page under 50 ms at p99, paint and tree under 1 s, a watched run at 0.98 of one that is not.
 
@@ -229,8 +229,8 @@ TREE_IS_DRAWN = """() => {
 }"""
 
 
-def run_config(folder: Path, num_questions: int, latency_s: float) -> None:
-    """A scripted run."""
+def run_config(folder: Path, num_questions: int, latency_s: float, *, watched: bool) -> None:
+    """A scripted run, with an inspector or without."""
     config = {
         "name": "watched",
         "questions": [{"kind": "word_problems", "count": num_questions, "seed": 1, "largest": 1000}],
@@ -238,7 +238,7 @@ def run_config(folder: Path, num_questions: int, latency_s: float) -> None:
         "teachers": [{"name": "ann", "engine": "scripted"}, {"name": "bob", "engine": "scripted"}],
         "prover": {"engine": "scripted"},
         "search": {"beam": 2},
-        "http": {"port": 0},
+        **({"http": {"port": 0}} if watched else {}),
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
@@ -274,7 +274,7 @@ async def one_run(num_questions: int, latency_s: float, watchers: int) -> float:
     """Nodes a second of a run's search."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        run_config(folder, num_questions, latency_s)
+        run_config(folder, num_questions, latency_s, watched=watchers > 0)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "orchestrator", "run", "run.yaml", "--json"),
             cwd=folder,
@@ -285,10 +285,10 @@ async def one_run(num_questions: int, latency_s: float, watchers: int) -> float:
         assert process.stderr
         assert process.stdout
         address = None
-        while address is None:
+        while watchers and address is None:
             found = re.search(r"watch at (http\S+)", (await process.stderr.readline()).decode())
             address = found[1] if found else None
-        async with watching(address, watchers):
+        async with watching(address or "", watchers):
             _, out = await asyncio.gather(process.stderr.read(), process.stdout.read())  # noqa: TID251 - both, to their ends
             await process.wait()
         summary = json.loads(out.decode().splitlines()[-1])
@@ -296,7 +296,7 @@ async def one_run(num_questions: int, latency_s: float, watchers: int) -> float:
 
 
 def measure_watched(laps: int) -> dict[str, Any]:
-    """Runs in turns, without anybody and with watchers."""
+    """Runs in turns, without an inspector and with watchers."""
     rows: dict[str, Any] = {}
     print(f"\n{'run':34} {'alone':>8} {'watched':>8} {'ratio':>7} {'lowest':>7} {'highest':>8}")
     for kind, num_questions, latency_s in (("as fast as we can", 1500, 0.0), ("answers take 50 ms", 250, 0.05)):

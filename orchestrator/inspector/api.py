@@ -196,7 +196,7 @@ async def question(of: Of, id: Id) -> QuestionWhole:
 
 
 @api.get("/questions/{id}/tree", tags=["questions"])
-async def tree(of: Of, id: Id, after: After = None, limit: Limit = 500) -> Page[NodeLine]:
+async def tree(of: Of, id: Id, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 500) -> Page[NodeLine]:
     """Its nodes, kept and pruned, a parent before its children."""
     return await of.page(pages.tree, id, after, limit)
 

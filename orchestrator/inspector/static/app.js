@@ -142,7 +142,8 @@ function Page() {
   const route = useRoute(), [dialog, show] = useState(null), main = useRef(null);
   const { data: run, error } = useLive('run', { poll: 5000 });
   if (run) setClock(run.now);
-  useEffect(() => onRefused(() => show('token')), []);
+  const declined = useRef(false);
+  useEffect(() => onRefused((pressed) => { if (pressed || !declined.current) show('token'); }), []);
   useKeys(() => show('help'));
   const place = `${route.view}/${route.id}`, was = useRef(place);
   useEffect(() => {
@@ -153,11 +154,11 @@ function Page() {
     scrollTo(0, 0);
     main.current.focus({ preventScroll: true });
   }, [place, run?.name]);
-  const close = () => show(null), open = () => show('token');
+  const close = () => { declined.current ||= dialog === 'token'; show(null); }, open = () => show('token');
   return html`<${Run.Provider} value=${run}>
     <${Head} run=${run} view=${route.view} help=${() => show('help')} open=${open} />
     <main id="main" ref=${main} tabindex="-1" class=${`view-${route.view}`}>
-      ${run ? html`<${View} route=${route} open=${open} />` : error ? html`<h1>Not yet</h1><${Wrong} error=${error} /><p class="quiet">The page asks again by itself.</p>` : html`<p class="quiet waiting">reading the run…</p>`}
+      ${run ? html`<${View} route=${route} open=${open} />` : error ? html`<h1>Not yet</h1><${Wrong} error=${error} /><p class="quiet">The page asks again by itself.</p>${error.status === 401 && html`<p><button type="button" class="main" onClick=${open}>give token</button></p>`}` : html`<p class="quiet waiting">reading the run…</p>`}
     </main>
     <${Modal} open=${dialog === 'token'} close=${close} title="Token" test="token-dialog">${dialog === 'token' && html`<${TokenForm} close=${close} />`}<//>
     <${Modal} open=${dialog === 'help'} close=${close} title="Keys" test="help">
@@ -168,5 +169,6 @@ function Page() {
 }
 
 takeToken();
+addEventListener('hashchange', takeToken);
 render(html`<${Page} />`, document.getElementById('page'));
 void follow();

@@ -3,7 +3,7 @@
  *
  * Invariant: nothing here is shown where the run cannot be controlled; without a token, pressing asks for one first.
  */
-import { useContext, useState } from 'preact/hooks';
+import { useContext, useEffect, useState } from 'preact/hooks';
 import { control, Run, token } from './server.js';
 import { html } from './text.js';
 
@@ -19,6 +19,11 @@ export function By() {
 /** Asks, and tells what came of it: [ask, told]. */
 export function useAsking(giveToken) {
   const [told, tell] = useState(null);
+  useEffect(() => {
+    if (!told || told.wrong) return undefined;
+    const timer = setTimeout(() => tell(null), 6000);
+    return () => clearTimeout(timer);
+  }, [told]);
   const ask = async (asked) => {
     if (!token()) { giveToken(); return false; }
     const by = localStorage.getItem(BY)?.trim();

@@ -5,12 +5,13 @@
  * the first curve is to be drawn. Not covered: where the numbers come from.
  */
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
-import { clock, count, number, rough, span } from './figures.js';
+import { brief, clock, count, number, rough, span } from './figures.js';
 import { Panel } from './parts.js';
 import { query, useLive } from './server.js';
 import { html } from './text.js';
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const hours = (at) => new Date(1000 * at).toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit' });
 const DASHES = [[], [6, 3], [2, 3], [10, 4, 2, 4]];
 
 let loaded = null;
@@ -25,7 +26,7 @@ function library() {
 
 /**
  * One picture. `x` and each of `series` ({name, values}) are arrays of one length, None where nothing was measured; `time`: x is
- * in seconds since the epoch, else `axis` names it.
+ * in seconds since the epoch, else `axis` names it. A series may name its `colour`, a place in the palette.
  */
 export function Curve({ x, series, time = false, axis = 'update', title, height = 180, stepped = false, digits = rough, note }) {
   const place = useRef(null), plot = useRef(null);
@@ -42,15 +43,15 @@ export function Curve({ x, series, time = false, axis = 'update', title, height 
       plot.current = new Plot({
         width: wide(), height, legend: { show: false }, cursor: { y: false, points: { size: 6 } },
         scales: { x: { time } },
-        axes: [{ ...line, space: 70, values: time ? undefined : (_, ticks) => ticks.map((tick) => Number.isInteger(tick) ? count(tick) : '') }, { ...line, size: 58, values: (_, ticks) => ticks.map(rough) }],
+        axes: [{ ...line, space: 70, values: time ? (_, ticks) => ticks.map(hours) : (_, ticks) => ticks.map((tick) => Number.isInteger(tick) ? count(tick) : '') }, { ...line, size: 54, values: (_, ticks) => ticks.map(brief) }],
         series: [{}, ...series.map((each, place) => ({
-          label: each.name, stroke: css(`--a${place % 8}`), width: 1.6, dash: DASHES[Math.floor(place / 8) % 4], show: !hidden.includes(each.name),
+          label: each.name, stroke: css(`--a${(each.colour ?? place % 8) % 9}`), width: 1.6, dash: DASHES[Math.floor(place / 8) % 4], show: !hidden.includes(each.name),
           spanGaps: true, points: { show: x.length < 3, size: 5 }, paths: stepped ? Plot.paths.stepped({ align: 1 }) : undefined,
         }))],
         hooks: { setCursor: [(self) => point(self.cursor.idx ?? null)] },
       }, [x, ...series.map((each) => each.values)], place.current);
       watch?.disconnect();
-      watch = new ResizeObserver(() => plot.current?.setSize({ width: wide(), height }));
+      watch = new ResizeObserver(() => place.current && plot.current?.setSize({ width: wide(), height }));
       watch.observe(place.current);
     };
     void draw();
@@ -66,12 +67,12 @@ export function Curve({ x, series, time = false, axis = 'update', title, height 
     plot.current?.setSeries(place + 1, { show: shown });
   };
   const which = at ?? x.length - 1;
-  const where = x.length ? time ? new Date(1000 * x[which]).toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit' }) : `${axis} ${count(x[which])}` : '';
+  const where = x.length ? time ? hours(x[which]) : `${axis} ${count(x[which])}` : '';
   return html`<figure class="curve">
     <figcaption><b>${title}</b> ${note} <span class="quiet">${at === null ? 'latest' : 'at'} ${where}</span></figcaption>
     <div class="plot" ref=${place} role="img" aria-label=${`${title}; the latest values stand in the legend below`}></div>
     <ul class="legend">${series.map((each, place) => html`<li key=${each.name}><button type="button" class="key-button" aria-pressed=${!hidden.includes(each.name)} onClick=${() => flip(each.name, place)}>
-      <span class=${`swatch a${place % 8}`} aria-hidden="true"></span>${each.name}</button> <b>${digits(each.values[which])}</b></li>`)}</ul>
+      <span class=${`swatch a${(each.colour ?? place % 8) % 9}`} aria-hidden="true"></span>${each.name}</button> <b>${digits(each.values[which])}</b></li>`)}</ul>
   </figure>`;
 }
 

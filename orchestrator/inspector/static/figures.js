@@ -24,8 +24,16 @@ export function number(value, digits = 2) {
 export function rough(value) {
   if (missing(value)) return NONE;
   const size = Math.abs(value);
-  if (size !== 0 && size < 0.001) return value.toExponential(1).replace('-', '−').replace('e−', 'e−');
+  if (size !== 0 && size < 0.001) return value.toExponential(1).replace('-', '−');
   return size >= 100 || Number.isInteger(value) ? count(value) : number(value, size >= 10 ? 1 : size >= 1 ? 2 : 3);
+}
+
+/** A number in few signs, for an axis. */
+export function brief(value) {
+  const size = Math.abs(value);
+  if (size >= 1e9) return `${rough(value / 1e9)}${THIN}G`;
+  if (size >= 1e6) return `${rough(value / 1e6)}${THIN}M`;
+  return size >= 1e4 ? `${rough(value / 1e3)}${THIN}k` : rough(value);
 }
 
 /** A share, in percent. */
@@ -43,8 +51,9 @@ export function money(value) {
 /** A length of time. */
 export function span(seconds) {
   if (missing(seconds)) return NONE;
+  if (seconds < 0.001) return `<${THIN}1${THIN}ms`;
   if (seconds < 1) return `${count(1000 * seconds)}${THIN}ms`;
-  if (seconds < 10) return `${number(seconds, 1)}${THIN}s`;
+  if (seconds < 10) return `${number(seconds, Number.isInteger(seconds) ? 0 : 1)}${THIN}s`;
   if (seconds < 120) return `${count(seconds)}${THIN}s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 120) return `${minutes}${THIN}min`;
@@ -61,7 +70,10 @@ export const setClock = (now) => { ahead = now - Date.now() / 1000; };
 export const clock = () => Date.now() / 1000 + ahead;
 
 /** How long ago; never in the future. */
-export const ago = (at) => `${span(Math.max(0, Math.floor(clock() - at)) || 0).replace(/^0.ms$/, `0${THIN}s`)} ago`;
+export function ago(at) {
+  const past = Math.floor(clock() - at);
+  return past < 1 ? 'just now' : `${span(past)} ago`;
+}
 
 /** A moment, in full. */
 export const moment = (at) => new Date(1000 * at).toLocaleString('en-GB', {

@@ -3,8 +3,8 @@
  */
 import { useContext } from 'preact/hooks';
 import { By, Setting, settable } from './asking.js';
-import { moment, NONE, plural } from './figures.js';
-import { Ago, Badge, Empty, Listing, usePages } from './parts.js';
+import { NONE, plural } from './figures.js';
+import { Ago, Listing, usePages } from './parts.js';
 import { change, link } from './route.js';
 import { query, Run } from './server.js';
 import { html, Line } from './text.js';

@@ -2,8 +2,8 @@
  * One node in full, and two side by side: words, score, log-probs of the answer's tokens, the calls that made and scored it.
  */
 import { useEffect, useMemo, useState } from 'preact/hooks';
-import { count, money, NONE, percent, plural, score, span } from './figures.js';
-import { Ago, Authors, Badge, Empty, Fact, Score, Waiting, Wrong } from './parts.js';
+import { count, money, percent, score, span } from './figures.js';
+import { Authors, Badge, Empty, Fact, Score, Waiting, Wrong } from './parts.js';
 import { get, useLive } from './server.js';
 import { html, Line, Text, visible } from './text.js';
 
@@ -14,7 +14,7 @@ export function Details({ id, question, on, pathName, onClose, onMark }) {
   const found = useLive(`nodes/${id}`, { concerns: about(question) }), node = found.data;
   return html`<section class="details" aria-label="Details of the node" data-test="details" data-id=${id}>
     <div class="details-head"><h2>${node ? `Step ${node.line.step}` : 'Step'}</h2>
-      <span class="tools"><button type="button" class="small" onClick=${onMark} data-test="mark">mark for comparison</button><button type="button" class="small" onClick=${onClose} data-test="close-details">close</button></span></div>
+      <span class="tools"><button type="button" class="small" onClick=${onMark} data-test="mark">compare with…</button><button type="button" class="small" onClick=${onClose} data-test="close-details">close</button></span></div>
     ${node ? html`<${Whole} node=${node} on=${on} pathName=${pathName} /><${Calls} id=${id} question=${question} />` : html`<${Waiting} of=${found} />`}
   </section>`;
 }
@@ -48,7 +48,7 @@ function LogProbs({ node }) {
   if (!node.logprobs.length) return html`<p class="quiet">No log-probs were measured.</p>`;
   return html`<h3>Answer after this step</h3>
     <p class="quiet">How likely <b>${node.prover}</b> finds each token of the ${node.target === 'gold' ? 'right answer' : 'consensus answer'}, after this step. The score is made of these.</p>
-    <table class="logprobs" data-test="logprobs"><thead><tr><th scope="col" class="n">token</th><th scope="col">probability</th><th scope="col" class="n"></th><th scope="col" class="n">log-prob</th></tr></thead>
+    <table class="logprobs" data-test="logprobs"><thead><tr><th scope="col" class="n">token</th><th scope="col" colspan="2">probability</th><th scope="col" class="n">log-prob</th></tr></thead>
       <tbody>${shown.map((each, at) => html`<tr><th scope="row" class="n">${at + 1}</th><td class="bar"><span class="track" aria-hidden="true"><span class="fill" style=${{ width: `${100 * Math.exp(each)}%` }}></span></span></td><td class="n">${percent(Math.exp(each), 1)}</td><td class="n">${each.toFixed(3).replace('-', '−')}</td></tr>`)}</tbody></table>
     ${shown.length < node.logprobs.length && html`<button type="button" class="small" onClick=${() => showAll(true)}>show all (${count(node.logprobs.length)})</button>`}`;
 }

@@ -68,7 +68,7 @@ export function Bars({ of, order, to, empty, colour = () => '', test }) {
 }
 
 /** A name and what it is, in a list of such. */
-export const Fact = ({ name, children, title }) => html`<div title=${title}><dt>${name}</dt><dd>${children}</dd></div>`;
+export const Fact = ({ name, children, title, wide }) => html`<div title=${title} class=${wide ? 'wide' : undefined}><dt>${name}</dt><dd>${children}</dd></div>`;
 
 /** What went wrong with a request. */
 export const Wrong = ({ error }) => error && html`<p class="wrong" role="alert" data-test="error">${error.message}</p>`;
@@ -79,7 +79,7 @@ export const Empty = ({ children }) => html`<p class="empty" data-test="empty">$
 /** While a first answer is waited for. */
 export const Waiting = ({ of }) => of.error ? html`<${Wrong} error=${of.error} />` : html`<p class="quiet waiting">reading…</p>`;
 
-const ROUNDS = 6; // requests of one refresh, at most
+const ROUNDS = 6, MANY = 1000; // requests of one refresh, at most; items after which a list begins anew
 
 /**
  * A list that comes in pages: `key` is what a page's `next` counts, `falling`: from the highest down. Returns its chunks, and
@@ -116,19 +116,20 @@ export function usePages(path, { key, falling = false, concerns = () => false, s
   const refresh = async (chunk) => {
     const items = [];
     let after = chunk.start, rounds = 0;
+    const enough = () => after === null || (chunk.next === null ? items.length >= chunk.items.length + size : reached(after, chunk.next));
     do {
       const page = await get(at(after, Math.min(500, chunk.items.length + size)), list.stop?.signal);
       items.push(...page.items);
       after = page.next;
-    } while (after !== null && chunk.next !== null && !reached(after, chunk.next) && ++rounds < ROUNDS);
-    if (chunk.next === null) Object.assign(chunk, { next: after });
-    else if (after !== null && !reached(after, chunk.next)) return again0();
-    chunk.items = items.filter((each) => chunk.next === null || !reached(key(each), chunk.next) || key(each) === chunk.next);
+    } while (!enough() && ++rounds < ROUNDS);
     chunk.stale = false;
+    if (!enough()) return items.length > MANY ? begin() : undefined; // many new ones; or few hits, far apart: what was found stays
+    if (chunk.next === null) chunk.next = after;
+    chunk.items = items.filter((each) => chunk.next === null || !reached(key(each), chunk.next) || key(each) === chunk.next);
     list.next = list.chunks.at(-1).next;
     return tell();
   };
-  const again0 = () => { Object.assign(list, { chunks: [], next: null, begun: false }); return more(); };
+  const begin = () => { Object.assign(list, { chunks: [], next: null, begun: false }); return more(); };
 
   const asked = useRef(concerns);
   asked.current = concerns;
@@ -140,7 +141,7 @@ export function usePages(path, { key, falling = false, concerns = () => false, s
       if (list.busy) return;
       const stale = list.chunks.filter((each, place) => each.stale && seen(box.current, place)).slice(0, 2);
       for (const chunk of stale) await refresh(chunk);
-      if (!list.chunks.length) await again0();
+      if (!list.chunks.length) await begin();
     }, () => 1000);
     const off = onTick((tick) => {
       if (!tick.reset && !asked.current(tick)) return;

@@ -4,7 +4,7 @@
 import { useContext, useEffect, useState } from 'preact/hooks';
 import { Ask } from './asking.js';
 import { Consensus } from './consensus.js';
-import { count, NONE, percent, plural, score } from './figures.js';
+import { count, NONE, percent, score } from './figures.js';
 import { Failures } from './log.js';
 import { CallLine, Comparison, Details } from './node.js';
 import { Badge, Choices, Fact, Listing, Score, Search, usePages, Waiting } from './parts.js';
@@ -35,9 +35,9 @@ function List({ params }) {
     { name: 'text', label: 'question', cell: (item) => html`<span class="quiet n">${count(item.position + 1)}</span> <${Line} text=${item.text} most=${240} />` },
     { name: 'state', label: 'state', cell: (item) => html`<${Badge} of=${item.state} />` },
     { name: 'answer', label: 'answer', cell: (item) => item.answer !== null ? html`<${Line} text=${item.answer} most=${60} />` : item.target !== null ? html`<${Line} text=${item.target} most=${60} /> <small>consensus</small>` : NONE },
-    { name: 'score n', label: 'best score', cell: (item) => html`<${Score} value=${item.best_score} />` },
+    { name: 'c-score n', label: 'best score', cell: (item) => html`<${Score} value=${item.best_score} />` },
     { name: 'num n', label: 'trajectories', cell: (item) => count(item.trajectories) },
-    { name: 'reason', label: 'reason', cell: (item) => html`<${Line} text=${item.reason} />` },
+    { name: 'c-reason', label: 'reason', cell: (item) => html`<${Line} text=${item.reason} />` },
   ]} />`;
 }
 
@@ -51,16 +51,16 @@ function OneQuestion({ id, params, giveToken }) {
   const { line } = whole;
   const figures = { trajectories: line.trajectories, failures: whole.failures, tree: Object.values(whole.nodes).reduce((sum, each) => sum + each, 0) };
   return html`<header class="question-head" data-test="question" data-state=${line.state}>
-      <p class="crumbs"><a href="#/questions">Questions</a> / ${count(line.position + 1)} <span class="quiet">${line.split}, ${line.kind}${whole.source && html`, <${Line} text=${whole.source} />`}</span></p>
+      <p class="crumbs"><a href="#/questions">Questions</a> / ${count(line.position + 1)} <span class="quiet">· ${line.split}, ${line.kind}${whole.source && html`, <${Line} text=${whole.source} />`}</span></p>
       <h1 class="hidden">Question ${line.position + 1}</h1>
-      <div class="question-text"><${Text} text=${line.text} /></div>
+      <div class="question-text" tabindex=${line.text.length > 1200 ? 0 : undefined}><${Text} text=${line.text} /></div>
       <div class="question-side"><p class="tags"><${Badge} of=${line.state} test="question-state" /> <${Line} text=${line.reason} most=${500} />
         ${line.state === 'unsolved' && html`<${Ask} giveToken=${giveToken} asked=${{ verb: 'requeue', subject: id }} test="requeue">requeue<//>`}</p>
       <dl class="facts"><${Fact} name="answer">${line.answer === null ? html`<span class="quiet">not given</span>` : html`<${Line} text=${line.answer} />`}<//>
         ${line.target !== null && html`<${Fact} name="target" title="The consensus that stands in for the answer"><${Line} text=${line.target} /> <small>${percent(line.target_support)} support</small><//>`}
         ${whole.aliases.length > 0 && html`<${Fact} name="also right"><${Line} text=${whole.aliases.join(' · ')} /><//>`}
         <${Fact} name="best score"><${Score} value=${line.best_score} /><//>
-        ${Object.entries(whole.nodes).map(([state, num]) => html`<${Fact} name=${`${state} nodes`}>${count(num)}<//>`)}</dl></div>
+        <${Fact} name="nodes">${Object.entries(whole.nodes).map(([state, num]) => `${count(num)} ${state}`).join(', ') || NONE}<//></dl></div>
       ${whole.choices.length > 0 && html`<ol class="choices-given">${whole.choices.map((each) => html`<li><${Line} text=${each} most=${2000} /></li>`)}</ol>`}
       ${whole.context && html`<details><summary>context</summary><${Text} text=${whole.context} /></details>`}
       ${Object.keys(whole.meta).length > 0 && html`<details><summary>what else was given</summary><${Text} plain text=${JSON.stringify(whole.meta, null, 2)} /></details>`}

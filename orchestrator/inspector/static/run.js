@@ -43,7 +43,7 @@ function Progress({ run, giveToken }) {
     <div class="stack" role="img" aria-label=${QUESTION_STATES.map((state) => `${run.questions[state]} ${state}`).join(', ')}>
       ${QUESTION_STATES.map((state) => run.questions[state] > 0 && html`<span key=${state} class=${`part is-${state}`} style=${{ flexGrow: String(run.questions[state]) }}></span>`)}
     </div>
-    <ul class="legend">${QUESTION_STATES.map((state) => html`<li><a href=${link('questions', null, { state })}><span class=${`key is-${state}`} aria-hidden="true"></span>${state}</a>
+    <ul class="legend">${QUESTION_STATES.map((state) => html`<li><a href=${link('questions', null, { state })}><span class=${`key is-${state}`} aria-hidden="true"></span>${state}</a> 
       <b data-test=${`questions-${state}`}>${count(run.questions[state])}</b> <span class="share">${total ? percent(run.questions[state] / total) : NONE}</span></li>`)}
       <li class=${run.balance ? 'balance' : 'balance off'} data-test="balance">${run.balance ? '✓ counts balance' : '✗ counts do not balance'}</li></ul>
     <dl class="facts">
@@ -80,7 +80,7 @@ const THIRDS = ['early', 'middle', 'late'];
 
 function Agents({ run, giveToken }) {
   return html`<${Panel} id="agents" title="Agents" wide>
-    <div class="scroll" tabindex="0" role="region" aria-labelledby="agents"><table data-test="agents">
+    <div class="scroll" tabindex="0" role="group" aria-labelledby="agents"><table data-test="agents">
       <thead><tr><th scope="col">agent</th><th scope="col">state</th><th scope="col" class="n">calls</th><th scope="col" class="n">recent</th><th scope="col" class="n" title="Upper bound of the median latency of recent calls">p50</th><th scope="col" class="n">p95</th><th scope="col" class="n">tokens</th><th scope="col" class="n">spent</th><th scope="col" title="Its share of the steps of chosen paths, in their first, middle and last third">steps won</th>${run.controls && html`<th scope="col">ask</th>`}</tr></thead>
       <tbody>${run.agents.map((each) => html`<tr key=${each.role + each.name} data-test="agent" data-id=${each.name} data-state=${each.state}>
         <th scope="row">${each.role === 'teacher' ? html`<a href=${link('trajectories', null, { teacher: each.name })}><${Author} name=${each.name} /></a>` : html`<span class="author">${each.name}</span>`}<small>${each.role} · ${each.engine}</small></th>
@@ -118,12 +118,12 @@ function Machine({ run, giveToken }) {
   return html`
     <${Panel} id="stages" title="Stages"><table><thead><tr><th scope="col">stage</th><th scope="col" class="n">done</th><th scope="col" class="n">of</th><th scope="col" class="n">time</th></tr></thead>
       <tbody>${run.stages.map((each) => html`<tr class=${each.active ? 'active' : ''}><th scope="row">${each.name}${each.active && html` <span class="badge is-running">now</span>`}</th>
-        <td class="n">${count(each.done)}</td><td class="n">${count(each.total)}</td><td class="n">${each.seconds ? span(each.seconds) : NONE}</td></tr>`)}</tbody></table><//>
+        <td class="n">${count(each.done)}</td><td class="n">${count(each.total)}</td><td class="n">${each.seconds >= 0.001 ? span(each.seconds) : NONE}</td></tr>`)}</tbody></table><//>
     <${Panel} id="engines" title="Engines">${run.engines.length ? html`<table><thead><tr><th scope="col">engine</th><th scope="col" class="n">in flight</th><th scope="col" class="n">limit</th><th scope="col" class="n">waiting</th><th scope="col">parked</th></tr></thead>
       <tbody>${run.engines.map((each) => html`<tr><th scope="row">${each.name}</th><td class="n">${count(each.in_flight)}</td><td class="n">${count(each.limit)}</td><td class="n">${count(each.waiting)}</td><td>${each.gone ?? each.parked ? html`<${Line} text=${each.gone ?? each.parked} />` : 'no'}</td></tr>`)}</tbody></table>`
-    : html`<p class="quiet">Engines are told by the living process; none lives now.</p>`}<//>
+    : html`<p class="quiet">${LIVING.includes(run.state) ? 'No engine is at work now.' : 'The living process tells of its engines; none lives now.'}</p>`}<//>
     ${run.controls && LIVING.includes(run.state) && html`<${Panel} id="settings" title="Change while it runs" note=${`${plural(run.in_flight_questions, 'question')} at once`}><${Setting} giveToken=${giveToken} keys=${settable(run)} /><p class="quiet">All that was asked is kept under <a href="#/controls">Controls</a>.</p><//>`}
-    <${Panel} id="notes" title="Notes">${run.notes.length ? html`<ul class="notes">${[...run.notes].reverse().map((each) => html`<li><time title=${moment(each.at)}>${ago(each.at)}</time> <${Line} text=${each.text} most=${500} /></li>`)}</ul>` : html`<p class="quiet">What the living process has to say appears here.</p>`}<//>
+    <${Panel} id="notes" title="Notes">${run.notes.length ? html`<ul class="notes" tabindex="0" aria-label="Notes, the latest first">${[...run.notes].reverse().map((each) => html`<li><time title=${moment(each.at)}>${ago(each.at)}</time> <${Line} text=${each.text} most=${500} /></li>`)}</ul>` : html`<p class="quiet">What the living process has to say appears here.</p>`}<//>
     <${Panel} id="life" title="Life"><dl class="facts">
       <${Fact} name="began">${html`<${Ago} at=${run.started_at} />`}<//>
       <${Fact} name="ended">${html`<${Ago} at=${run.finished_at} />`}<//>
@@ -133,6 +133,6 @@ function Machine({ run, giveToken }) {
 }
 
 function Students({ run }) {
-  return html`<${Panel} id="students" title="Students">${run.students.length ? html`<div class="scroll" tabindex="0" role="region" aria-labelledby="students"><table><thead><tr><th scope="col">student</th><th scope="col">model</th><th scope="col" class="n">updates</th><th scope="col" class="n">of</th><th scope="col" class="n">routed</th><th scope="col">state</th></tr></thead>
+  return html`<${Panel} id="students" title="Students">${run.students.length ? html`<div class="scroll" tabindex="0" role="group" aria-labelledby="students"><table><thead><tr><th scope="col">student</th><th scope="col">model</th><th scope="col" class="n">updates</th><th scope="col" class="n">of</th><th scope="col" class="n">routed</th><th scope="col">state</th></tr></thead>
     <tbody>${run.students.map((each) => html`<tr data-test="student" data-id=${each.name}><th scope="row"><a href=${link('students', each.name)}>${each.name}</a></th><td><${Line} text=${each.model} /></td><td class="n">${count(each.updates)}</td><td class="n">${count(each.of)}</td><td class="n">${count(each.routed)}</td><td>${each.stopped ? html`<${Line} text=${each.stopped} />` : each.final ? 'done' : NONE}</td></tr>`)}</tbody></table></div>` : html`<p class="quiet">No students are configured in this run.</p>`}<//>`;
 }

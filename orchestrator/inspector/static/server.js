@@ -46,7 +46,7 @@ async function ask(path, options) {
   if (token()) headers.authorization = `Bearer ${token()}`;
   const answer = await fetch(path, { cache: 'no-store', ...options, headers });
   if (answer.ok) return answer;
-  if (answer.status === 401) tell(refused, true);
+  if (answer.status === 401) tell(refused, options.method === 'POST');
   const detail = await answer.json().then((told) => told.detail, () => '');
   throw new Refused(answer.status, detail);
 }
@@ -82,7 +82,7 @@ const listen = (listeners) => (listener) => {
 
 /** Call with every tick, until the returned function is called. */
 export const onTick = listen(ticked);
-/** Call whenever a token is missing or wrong. */
+/** Call whenever a token is missing or wrong, with whether a person had just asked for something. */
 export const onRefused = listen(refused);
 
 function become(next) {

@@ -3,8 +3,8 @@
  */
 import { useContext, useEffect, useMemo, useState } from 'preact/hooks';
 import { Curve } from './curves.js';
-import { count, NONE, number, percent, plural, rough, score } from './figures.js';
-import { Author, Authors, Badge, Choices, Empty, Fact, Listing, Panel, Score, usePages, Wrong } from './parts.js';
+import { count, NONE, number, percent, rough, score, words } from './figures.js';
+import { Author, Authors, Empty, Fact, Listing, Panel, useAuthors, usePages, Wrong } from './parts.js';
 import { change, link } from './route.js';
 import { get, onTick, query, Run, steady, useLive } from './server.js';
 import { html, Line } from './text.js';
@@ -21,7 +21,7 @@ function All() {
     <div class="cards">${run.students.map((each) => html`<a class="student-card panel" href=${link('students', each.name)} data-test="student-card" data-id=${each.name}><h2>${each.name}</h2>
       <p class="quiet"><${Line} text=${each.model} /></p><p><b>${count(each.updates)}</b>${each.of ? ` of ${count(each.of)}` : ''} updates, <b>${count(each.routed)}</b> routed trajectories</p>
       ${each.of && html`<progress max=${each.of} value=${each.updates} aria-label="updates"></progress>`}
-      <p class="quiet">${each.stopped ? html`<${Line} text=${each.stopped} />` : each.final ? html`done: <${Line} text=${each.final} />` : each.updates ? 'learns' : 'has not begun'}</p></a>`)}</div>
+      <p class="quiet">${each.stopped ? html`<${Line} text=${each.stopped} />` : each.final ? html`done: <${Line} text=${each.final} />` : !each.updates ? 'has not begun' : run.state === 'running' ? 'learns' : 'has learnt'}</p></a>`)}</div>
     <${Accuracies} /><${Gates} />`;
 }
 
@@ -33,17 +33,13 @@ function useAll(path, student) {
     let items = [], after = null;
     const reader = steady(async () => {
       try {
+        items = items.filter((each) => after !== null && each.update <= after); // the last page may have grown
         for (;;) {
           const page = await get(`${path}${path.includes('?') ? '&' : '?'}${after === null ? '' : `after=${after}`}`, stop.signal);
           items = items.concat(page.items);
+          set({ path, items, error: null });
           if (page.next === null) break;
           after = page.next;
-          set({ path, items, error: null });
-        }
-        set({ path, items: items.length ? items : [], error: null });
-        if (after !== null || items.length) { // the last page may grow: read it again next time
-          const kept = after === null ? 0 : items.findIndex((each) => each.update > after);
-          items = kept < 0 ? items : items.slice(0, kept);
         }
       } catch (error) { if (!stop.signal.aborted) set((was) => ({ ...was, path, error })); }
     }, () => 3000);
@@ -54,50 +50,66 @@ function useAll(path, student) {
   return found.path === path ? found : { items: [], error: null, path: null };
 }
 
+const POINTS = 2000; // of a curve, at most
+
 const GROUPS = [
-  ['Losses', (name) => /loss|cross.?entropy|\bce\b/i.test(name) && !/peer/i.test(name)],
-  ['Peers', (name) => /peer/i.test(name)],
-  ['Learning rate', (name) => /learning rate|^lr$/i.test(name)],
+  ['Losses', (name) => /^loss\b/i.test(name)],
+  ['Peers', (name) => /^peers?\b/i.test(name)],
+  ['Learning rate', (name) => /learning.rate|^lr$/i.test(name)],
   ['Gradient norm', (name) => /grad/i.test(name)],
 ];
 
-/** Series of one picture must be of one size to be read together; else each gets its own. */
+/** Series of one picture must be of one size to be read together: each group is cut where the next is 30 times as large. */
 function grouped(items) {
   const names = [...new Set(items.flatMap((each) => Object.keys(each.values)))], left = new Set(names), charts = [];
+  const top = (name) => Math.max(...items.map((each) => Math.abs(each.values[name] ?? 0)));
   for (const [title, of] of GROUPS) {
-    const own = names.filter((name) => left.has(name) && of(name));
-    own.forEach((name) => left.delete(name));
-    if (!own.length) continue;
-    const top = (name) => Math.max(...items.map((each) => Math.abs(each.values[name] ?? 0)));
-    const alike = own.every((name) => top(name) <= 30 * Math.max(1e-9, Math.min(...own.map(top).filter(Boolean), Infinity)));
-    if (alike || own.length === 1) charts.push([title, own]);
-    else own.forEach((name) => charts.push([name, [name]]));
+    const own = names.filter((name) => left.has(name) && of(name)).map((name) => [name, top(name)]).sort((a, b) => b[1] - a[1]);
+    const sizes = [];
+    for (const [name, size] of own) {
+      left.delete(name);
+      if (!sizes.length || (size > 0 && size < sizes.at(-1)[0][1] / 30)) sizes.push([]);
+      sizes.at(-1).push([name, size]);
+    }
+    for (const some of sizes) charts.push([some.length > 1 || sizes.length === 1 ? title : words(some[0][0]), some.map(([name]) => name)]);
   }
-  for (const name of left) charts.push([name, [name]]);
+  for (const name of left) charts.push([words(name), [name]]);
   return charts;
+}
+
+/** Means over `num` updates around each, of what was measured there. */
+function smoothed(values, num) {
+  return values.map((value, at) => {
+    if (value === null) return null;
+    const some = values.slice(Math.max(0, at - Math.floor(num / 2)), at + Math.ceil(num / 2)).filter((each) => each !== null);
+    return some.reduce((sum, each) => sum + each, 0) / some.length;
+  });
 }
 
 function OneStudent({ id, params }) {
   const run = useContext(Run), about = run.students.find((each) => each.name === id);
-  const metrics = useAll(query(`students/${encodeURIComponent(id)}/metrics`, { limit: 500 }), id), weights = useAll(`students/${encodeURIComponent(id)}/weights`, id);
+  const place = useAuthors(), every = 2 ** Math.max(0, Math.ceil(Math.log2((about?.updates ?? 1) / POINTS)));
+  const metrics = useAll(query(`students/${encodeURIComponent(id)}/metrics`, { limit: 500, every }), id), weights = useAll(`students/${encodeURIComponent(id)}/weights`, id);
+  const [smooth, setSmooth] = useState(false), over = Math.max(3, Math.round(metrics.items.length / 20));
+  const shown = (values) => smooth ? smoothed(values, over) : values;
   const charts = useMemo(() => {
     const x = metrics.items.map((each) => each.update);
-    return grouped(metrics.items).map(([title, names]) => ({ title, x, series: names.map((name) => ({ name, values: metrics.items.map((each) => each.values[name] ?? null) })) }));
-  }, [metrics.items]);
+    return grouped(metrics.items).map(([title, names]) => ({ title, x, series: names.map((name) => ({ name: words(name), values: shown(metrics.items.map((each) => each.values[name] ?? null)) })) }));
+  }, [metrics.items, smooth]);
   const trust = useMemo(() => {
     const x = [...new Set(weights.items.map((each) => each.update))].sort((a, b) => a - b), at = new Map(x.map((update, place) => [update, place]));
     const by = (what) => {
       const series = {};
       for (const each of weights.items) (series[each.teacher] ??= x.map(() => null))[at.get(each.update)] = each[what];
-      return Object.entries(series).map(([name, values]) => ({ name, values }));
+      return Object.entries(series).sort(([a], [b]) => place(a) - place(b)).map(([name, values]) => ({ name, values: shown(values), colour: place(name) }));
     };
     return { x, alpha: by('alpha'), ce: by('cross_entropy') };
-  }, [weights.items]);
+  }, [weights.items, place, smooth]);
   return html`<p class="crumbs"><a href="#/students">Students</a></p><h1>${id}</h1>
-    ${about ? html`<dl class="facts"><${Fact} name="model"><${Line} text=${about.model} /><//><${Fact} name="updates">${count(about.updates)}${about.of ? html` <small>of ${count(about.of)}</small>` : ''}<//><${Fact} name="routed">${count(about.routed)}<//><${Fact} name="ends in"><${Line} text=${about.final} /><//>
+    ${about ? html`<dl class="facts"><${Fact} name="model" wide><${Line} text=${about.model} /><//><${Fact} name="updates">${count(about.updates)}${about.of ? html` <small>of ${count(about.of)}</small>` : ''}<//><${Fact} name="routed">${count(about.routed)}<//><${Fact} name="ends in" wide><${Line} text=${about.final} /><//>
       ${about.stopped && html`<${Fact} name="stopped"><span class="wrong"><${Line} text=${about.stopped} most=${1000} /></span><//>`}</dl>` : html`<p class="wrong">No student of this name is configured.</p>`}
     <${Wrong} error=${metrics.error} />
-    <${Panel} id="learning" title="How it learns" note="by update">${charts.length ? html`<div class="curves">${charts.map((each) => html`<${Curve} key=${each.title} ...${each} />`)}</div>` : html`<${Empty}>Losses appear here after its first update.<//>`}<//>
+    <${Panel} id="learning" title="How it learns" note=${smooth ? `means of ${over} updates` : 'by update'}>${charts.length ? html`<p class="tools"><button type="button" class="small" aria-pressed=${smooth} onClick=${() => setSmooth(!smooth)}>smooth all curves</button></p><div class="curves">${charts.map((each) => html`<${Curve} key=${each.title} ...${each} />`)}</div>` : html`<${Empty}>Losses appear here after its first update.<//>`}<//>
     <${Panel} id="trust" title="Whom it trusts" note="mean alpha by teacher (COMPACT, Eq. 7)">${trust.x.length ? html`<div class="curves"><${Curve} title="alpha" x=${trust.x} series=${trust.alpha} digits=${score} /><${Curve} title="cross-entropy" x=${trust.x} series=${trust.ce} digits=${score} note="nats per token" /></div>` : html`<${Empty}>Weights appear here when it has reported on trajectories.<//>`}<//>
     <${Accuracies} of=${id} /><${Gates} of=${id} />
     <${Lessons} id=${id} params=${params} />`;
@@ -117,12 +129,28 @@ function Lessons({ id, params }) {
   ]} /><//>`;
 }
 
+const ROUNDS = 12; // that are shown at once
+
 function Gates({ of }) {
-  const { data, error } = useLive('gates', { concerns: (tick) => tick.kinds.route, every: 3000 }), rows = data?.filter((each) => !of || each.student === of);
-  const share = (each) => each.open / Math.max(1, each.open + each.shut);
-  return html`<${Panel} id="gates" title="Gates" note="by round and style"><${Wrong} error=${error} />
-    ${rows?.length ? html`<div class="scroll" tabindex="0" role="region" aria-labelledby="gates"><table data-test="gates"><thead><tr>${!of && html`<th scope="col">student</th>`}<th scope="col" class="n">round</th><th scope="col">style</th><th scope="col" class="n">open</th><th scope="col" class="n">shut</th><th scope="col">open share</th><th scope="col" class="n"></th></tr></thead>
-      <tbody>${rows.map((each) => html`<tr>${!of && html`<th scope="row"><a href=${link('students', each.student)}>${each.student}</a></th>`}<td class="n">${count(each.round)}</td><td>${each.style || 'search'}</td><td class="n">${count(each.open)}</td><td class="n">${count(each.shut)}</td><td class="bar"><span class="track" aria-hidden="true"><span class="fill" style=${{ width: `${100 * share(each)}%` }}></span></span></td><td class="n">${percent(share(each))}</td></tr>`)}</tbody></table></div>`
+  const { data, error } = useLive('gates', { concerns: (tick) => tick.kinds.route, every: 3000 }), [all, showAll] = useState(false);
+  const rows = useMemo(() => (data ?? []).filter((each) => !of || each.student === of).sort((a, b) => b.round - a.round || a.student.localeCompare(b.student)), [data, of]);
+  const share = (each) => each.open / Math.max(1, each.open + each.shut), styles = [...new Set(rows.map((each) => each.style))].sort(), last = rows[0]?.round ?? 0;
+  const totals = styles.map((style) => rows.filter((each) => each.style === style).reduce((sum, each) => ({ ...sum, open: sum.open + each.open, shut: sum.shut + each.shut }), { student: of ?? 'all', style, open: 0, shut: 0 }));
+  const curve = useMemo(() => {
+    const x = [...new Set(rows.map((each) => each.round))].sort((a, b) => a - b), at = new Map(x.map((round, place) => [round, place]));
+    return { x, series: styles.map((style) => {
+      const open = x.map(() => 0), num = x.map(() => 0);
+      for (const each of rows) if (each.style === style) { open[at.get(each.round)] += each.open; num[at.get(each.round)] += each.open + each.shut; }
+      return { name: words(style), values: open.map((value, place) => num[place] ? value / num[place] : null) };
+    }) };
+  }, [rows]);
+  const line = (each, round) => html`<tr>${!of && html`<th scope="row">${each.student}</th>`}<td class="n">${round}</td><td>${words(each.style)}</td><td class="n">${count(each.open)}</td><td class="n">${count(each.shut)}</td><td class="bar"><span class="track" aria-hidden="true"><span class="fill" style=${{ width: `${100 * share(each)}%` }}></span></span></td><td class="n">${percent(share(each))}</td></tr>`;
+  const shown = all ? rows : rows.filter((each) => each.round > last - ROUNDS);
+  return html`<${Panel} id="gates" title="Gates" note="by round and style, the latest first"><${Wrong} error=${error} />
+    ${rows.length ? html`${curve.x.length > 2 && html`<div class="curves"><${Curve} title="Share of open gates" axis="round" x=${curve.x} series=${curve.series} digits=${percent} /></div>`}
+      <div class="scroll" tabindex="0" role="group" aria-labelledby="gates"><table data-test="gates"><thead><tr>${!of && html`<th scope="col">student</th>`}<th scope="col" class="n">round</th><th scope="col">style</th><th scope="col" class="n">open</th><th scope="col" class="n">shut</th><th scope="col" colspan="2">open share</th></tr></thead>
+      <tbody>${totals.map((each) => line(each, 'all'))}${shown.map((each) => line(each, count(each.round)))}</tbody></table></div>
+      ${shown.length < rows.length && html`<button type="button" class="small" onClick=${() => showAll(true)}>show all rounds (${count(last + 1)})</button>`}`
     : html`<p class="quiet">Gates appear here when the first trajectories are routed.</p>`}<//>`;
 }
 
@@ -140,7 +168,7 @@ function Accuracies({ of }) {
   const rows = data?.filter((each) => !of || each.model === of || each.role === 'teacher');
   const widest = Math.max(0.1, ...(rows ?? []).flatMap((each) => each.difference ? [Math.abs(each.difference.low), Math.abs(each.difference.high)] : []));
   return html`<${Panel} id="accuracy" title="Accuracy on held-out questions" note="in percent, with 95% intervals" wide><${Wrong} error=${error} />
-    ${rows?.length ? html`<div class="scroll" tabindex="0" role="region" aria-labelledby="accuracy"><table data-test="accuracy"><thead><tr><th scope="col">model</th><th scope="col">set</th><th scope="col">answers</th><th scope="col">before (hollow) and after, 0 to 100</th><th scope="col" class="n">before</th><th scope="col" class="n">after</th><th scope="col">difference, paired</th><th scope="col" class="n">points</th><th scope="col" class="n">questions</th><th scope="col" class="n">samples</th></tr></thead>
+    ${rows?.length ? html`<div class="scroll" tabindex="0" role="group" aria-labelledby="accuracy"><table data-test="accuracy"><thead><tr><th scope="col">model</th><th scope="col">set</th><th scope="col">answers</th><th scope="col">before (hollow) and after, 0 to 100</th><th scope="col" class="n">before</th><th scope="col" class="n">after</th><th scope="col">difference, paired</th><th scope="col" class="n">points</th><th scope="col" class="n">questions</th><th scope="col" class="n">samples</th></tr></thead>
       <tbody>${rows.map((each) => html`<tr><th scope="row">${each.role === 'teacher' ? html`<${Author} name=${each.model} />` : html`<a href=${link('students', each.model)}>${each.model}</a>`}<small>${each.role}${each.best ? ', best' : ''}</small></th><td>${each.set}</td><td>${each.answers}</td>
         <td class="bar wide-bar"><${Dots} from=${0} to=${1} marks=${[{ each: each.before, kind: 'before' }, { each: each.after, kind: 'after' }].filter((one) => one.each)} /></td><td class="n">${interval(each.before)}</td><td class="n">${interval(each.after)}</td>
         <td class="bar">${each.difference && html`<${Dots} from=${-widest} to=${widest} marks=${[{ each: each.difference, kind: 'after' }]} />`}</td><td class="n">${interval(each.difference, true)}</td><td class="n">${count((each.before ?? each.after)?.items)}</td><td class="n">${count((each.before ?? each.after)?.samples)}</td></tr>`)}</tbody></table></div>`

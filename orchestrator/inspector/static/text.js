@@ -37,7 +37,7 @@ function marked(text, left) {
   left.marks -= found.length;
   let at = 0;
   for (const run of found) {
-    parts.push(written.slice(at, run.index), html`<span class="unseen">${run[0].replace(UNSEEN, symbol)}</span>`);
+    parts.push(written.slice(at, run.index), html`<span class="unseen" title="characters that cannot be seen, or that would change what is around them">${run[0].replace(UNSEEN, symbol)}</span>`);
     at = run.index + run[0].length;
   }
   parts.push(written.slice(at));

@@ -3,7 +3,7 @@
  */
 import { useContext, useEffect, useRef, useState } from 'preact/hooks';
 import { count, money, NONE, number, percent, rough, score, words } from './figures.js';
-import { Author, Authors, Badge, Choices, Empty, Fact, Listing, Panel, Score, Search, usePages, Waiting } from './parts.js';
+import { Authors, Badge, Choices, Fact, Listing, Panel, Score, Search, usePages, Waiting } from './parts.js';
 import { change, link } from './route.js';
 import { query, Run, useLive } from './server.js';
 import { html, Line, Text } from './text.js';
@@ -20,10 +20,10 @@ const COLUMNS = [
   { name: 'text', label: 'trajectory', cell: (item) => html`<${Line} text=${item.opening} most=${200} />` },
   { name: 'verdict', label: 'verdict', cell: (item) => html`<${Badge} of=${item.outcome} />${item.best && html` <span class="badge on">chosen</span>`}` },
   { name: 'answer', label: 'answer', cell: (item) => html`<${Line} text=${item.answer} most=${60} />` },
-  { name: 'score n', label: 'score', cell: (item) => html`<${Score} value=${item.score} />` },
+  { name: 'c-score n', label: 'score', cell: (item) => html`<${Score} value=${item.score} />` },
   { name: 'teachers', label: 'teachers', cell: (item) => html`<${Authors} names=${item.teachers} />` },
   { name: 'question', label: 'question', cell: (item) => html`<a href=${link('questions', item.question)}>${count(item.position + 1)}</a> <small>${item.style ? words(item.style) : item.origin}</small>` },
-  { name: 'reason', label: 'reason', cell: (item) => html`<${Line} text=${item.reason} />` },
+  { name: 'c-reason', label: 'reason', cell: (item) => html`<${Line} text=${item.reason} />` },
 ];
 
 function List({ params }) {
@@ -60,13 +60,15 @@ function Card({ line }) {
     <p class="tags"><a class="open" href=${link('trajectories', line.id)}>open</a><${Badge} of=${line.outcome} />${line.best && html`<span class="badge on">chosen</span>`}<span>answer <b><${Line} text=${line.answer} most=${100} /></b></span><${Score} value=${line.score} /><${Authors} names=${line.teachers} /><small>${line.style ? `asked for: ${words(line.style)}` : line.origin}</small></p>
     <p><${Line} text=${line.reason} most=${400} /></p>
     <p class="quiet opening"><${Line} text=${line.opening} most=${400} /></p>
-    ${whole && html`<${Standing} of=${whole.standing} /><${Rulings} of=${whole.rulings} />`}
+    ${whole && html`<${Stands} of=${whole.standing} /><${Rulings} of=${whole.rulings} />`}
   </div>`;
 }
 
 const Standing = ({ of }) => of ? html`<dl class="facts standing"><${Fact} name="centrality" title="By weighted PageRank; 1 is the average">${number(of.centrality, 2)}<//>
   <${Fact} name="nearest" title="Its highest similarity to another one">${number(of.nearest, 2)}<//><${Fact} name="support" title="The share of trajectories that give its answer">${percent(of.support)}<//>
   <${Fact} name="misleading">${of.misleading ? html`<span class="badge is-misleading">yes: right by luck</span>` : 'no'}<//></dl>` : html`<p class="quiet">It has no standing: the question has no consensus yet, or it is not in it.</p>`;
+
+const Stands = ({ of }) => of && html`<p>${of.misleading && html`<span class="badge is-misleading">misleading: right by luck</span> `}<span class="quiet">centrality</span> ${number(of.centrality, 2)} <span class="quiet">· nearest</span> ${number(of.nearest, 2)} <span class="quiet">· support</span> ${percent(of.support)}</p>`;
 
 const Rulings = ({ of }) => of.length ? html`<ul class="rulings">${of.map((each) => html`<li><b>${each.judge}</b> says <${Badge} of=${each.ruled} /> <${Line} text=${each.reason} most=${2000} />${each.tries > 1 && html` <small>after ${each.tries} tries</small>`}</li>`)}</ul>` : html`<p class="quiet">No judge was asked about it.</p>`;
 
@@ -81,7 +83,7 @@ function OneTrajectory({ id }) {
       <p class="crumbs"><a href="#/trajectories">Trajectories</a> / <a href=${link('questions', line.question)}>question ${count(line.position + 1)}</a></p>
       <h1 class="tags">Trajectory <${Badge} of=${line.outcome} />${line.best && html`<span class="badge on">chosen</span>`}</h1>
       <p class="verdict-reason"><${Line} text=${line.reason || 'There is no verdict yet.'} most=${1000} /></p>
-      ${question && html`<div class="question-text"><${Text} text=${question.line.text} /></div>`}
+      ${question && html`<div class="question-text" tabindex=${question.line.text.length > 1200 ? 0 : undefined}><${Text} text=${question.line.text} /></div>`}
       <dl class="facts"><${Fact} name="answer"><b><${Line} text=${line.answer} most=${200} /></b> ${whole.where && html`<small>in its ${whole.where}</small>`}<//>
         ${question && html`<${Fact} name="right answer"><${Line} text=${question.line.answer ?? question.line.target} most=${200} /><//>`}
         <${Fact} name="compared with">${whole.target ?? NONE}<//><${Fact} name="score"><${Score} value=${line.score} /><//>
@@ -117,7 +119,7 @@ const MEASURES = ['cross_entropy', 'alpha', 'adaptability', 'consensus', 'diffic
 
 export function Assigned({ of }) {
   if (!of.length) return html`<p class="quiet">No student has been asked about it: only accepted trajectories are routed.</p>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="For which students"><table data-test="assigned"><thead><tr><th scope="col">student</th><th scope="col" class="n">round</th><th scope="col">gate</th><th scope="col" class="n">probability</th><th scope="col" class="n">update</th>${MEASURES.map((each) => html`<th scope="col" class="n">${each === 'cross_entropy' ? 'CE' : each}</th>`)}</tr></thead>
+  return html`<div class="scroll" tabindex="0" role="group" aria-label="For which students"><table data-test="assigned"><thead><tr><th scope="col">student</th><th scope="col" class="n">round</th><th scope="col">gate</th><th scope="col" class="n">probability</th><th scope="col" class="n">update</th>${MEASURES.map((each) => html`<th scope="col" class="n">${each === 'cross_entropy' ? 'CE' : each}</th>`)}</tr></thead>
     <tbody>${of.map((each) => html`<tr><th scope="row"><a href=${link('students', each.student)}>${each.student}</a></th><td class="n">${each.round}</td><td><${Gate} open=${each.gate} /></td><td class="n">${score(each.probability)}</td><td class="n">${count(each.update)}</td>${MEASURES.map((name) => html`<td class="n">${rough(each[name])}</td>`)}</tr>`)}</tbody></table></div>`;
 }
 

@@ -1,5 +1,6 @@
 /**
- * The reasoning tree of a question as it grows: depth from left to right, leaves on rows, a parent in the middle of its children.
+ * The reasoning tree of a question as it grows: depth from left to right, a parent in the middle of its children, subtrees as near
+ * to one another as they fit.
  *
  * Invariant: only what is in sight is drawn: lines on a canvas, nodes as elements (far away, as shades on the canvas too), so
  * that 5,000 nodes cost what 50 do. One listener for all. The node that the arrow keys are on is always an element.
@@ -10,7 +11,7 @@ import { shade, useAuthors } from './parts.js';
 import { get, onTick, steady } from './server.js';
 import { html, visible } from './text.js';
 
-const W = 216, H = 44, ACROSS = 40, DOWN = 8, EDGE = 28, FAR = 0.5, NEAREST = 1.6, FURTHEST = 0.04;
+const W = 216, H = 44, ACROSS = 40, DOWN = 8, EDGE = 28, TOP = 10, FAR = 0.5, NEAREST = 1.6, FURTHEST = 0.04;
 
 /** The nodes of a question, read page by page, and again when it changes: {nodes, error, whole}. */
 export function useTree(question) {
@@ -39,7 +40,7 @@ export function useTree(question) {
   return found.question === question ? found : { question, nodes: [], whole: false, error: null };
 }
 
-/** Where each node stands. `show`: all, unpruned, chosen. Linear in the number of nodes. */
+/** Where each node stands. `show`: all, unpruned, chosen. At most nodes times depth. */
 export function layout(nodes, chosen, show) {
   const by = new Map(), roots = [];
   for (const node of nodes) {
@@ -53,19 +54,53 @@ export function layout(nodes, chosen, show) {
   for (const place of by.values()) place.children.sort(better);
   roots.sort(better);
   const order = [], stack = [...roots].reverse();
-  let row = 0, depth = 1;
+  let depth = 1, low = Infinity, high = -Infinity;
   while (stack.length) {
     const place = stack.pop();
     order.push(place);
     depth = Math.max(depth, place.node.depth);
-    if (place.children.length) stack.push(...[...place.children].reverse());
-    else place.y = row++ * (H + DOWN);
+    stack.push(...[...place.children].reverse());
   }
-  for (let at = order.length - 1; at >= 0; at--) {
-    const { children } = order[at];
-    if (children.length) order[at].y = (children[0].y + children.at(-1).y) / 2;
+  for (let at = order.length - 1; at >= 0; at--) stackUp(order[at], order[at].children);
+  stackUp({}, roots);
+  for (const place of order) {
+    place.y = place.off + (place.parent ? place.parent.y : 0);
+    [low, high] = [Math.min(low, place.y), Math.max(high, place.y)];
   }
-  return { order, by, roots, width: EDGE + depth * (W + ACROSS), height: Math.max(1, row) * (H + DOWN) + 8, middle: roots.length ? (roots[0].y + roots.at(-1).y) / 2 : 0 };
+  for (const place of order) place.y += TOP - low;
+  return {
+    order, by, roots, width: EDGE + depth * (W + ACROSS), height: order.length ? high - low + H + 2 * TOP : H,
+    middle: roots.length ? (roots[0].y + roots.at(-1).y) / 2 : 0,
+  };
+}
+
+/**
+ * Stack the children of a place, each as near to the one above as the outlines of their subtrees allow, around its own middle.
+ * An outline holds, for each depth from the place's own, the highest and the lowest y, measured from the place.
+ */
+function stackUp(place, children) {
+  if (children.length === 1) { // most of a path: its outline, one longer
+    Object.assign(place, { upper: children[0].upper, lower: children[0].lower });
+    Object.assign(children[0], { off: 0, upper: null, lower: null });
+    place.upper.unshift(0);
+    place.lower.unshift(0);
+    return;
+  }
+  const upper = [], lower = [];
+  for (const child of children) {
+    let off = 0;
+    for (let at = Math.min(lower.length, child.lower.length) - 1; at >= 0; at--) off = Math.max(off, lower[at] - child.upper[at] + H + DOWN);
+    child.off = lower.length ? off : 0;
+    for (let at = 0; at < child.lower.length; at++) {
+      if (at >= upper.length) upper.push(child.upper[at] + child.off);
+      lower[at] = child.lower[at] + child.off;
+    }
+    child.upper = child.lower = null;
+  }
+  const middle = children.length ? children.at(-1).off / 2 : 0;
+  for (const child of children) child.off -= middle;
+  place.upper = [0, ...upper.map((y) => y - middle)];
+  place.lower = [0, ...lower.map((y) => y - middle)];
 }
 
 /** Where an arrow key leads from a place. */
@@ -124,6 +159,7 @@ export function Tree({ nodes, path, pathName, selected, compared, show, onSelect
       top: y < scrollTop + 20 ? y - 20 : y + h > scrollTop + clientHeight - 20 ? y + h - clientHeight + 20 : scrollTop,
     });
   };
+  useEffect(() => { const to = placed.by.get(selected); if (to) reveal(to); }, [selected, compared]);
   const ready = placed.order.length > 0;
   useEffect(() => { // at first: where the selected node, or the path, begins
     const first = placed.by.get(selected) ?? placed.by.get(path[0]) ?? placed.roots[0];
@@ -134,6 +170,15 @@ export function Tree({ nodes, path, pathName, selected, compared, show, onSelect
   const box4 = { left: view.left / zoom - margin, right: (view.left + view.width) / zoom + margin, top: view.top / zoom - margin, bottom: (view.top + view.height) / zoom + margin };
   const inside = (each) => each.x + W > box4.left && each.x < box4.right && each.y + H > box4.top && each.y < box4.bottom;
   const shown = near ? placed.order.filter((each) => each === at || inside(each)) : at ? [at] : [];
+
+  const last = useRef(placed);
+  useLayoutEffect(() => { // as it grows, what is looked at stays where it is
+    const was = last.current, { scrollTop, scrollLeft, clientHeight, clientWidth } = box.current;
+    last.current = placed;
+    const sees = (each) => each && (each.y + H) * zoom > scrollTop && each.y * zoom < scrollTop + clientHeight && (each.x + W) * zoom > scrollLeft && each.x * zoom < scrollLeft + clientWidth;
+    const held = [at && was.by.get(at.node.id), ...was.order].find((each) => sees(each) && placed.by.has(each.node.id));
+    if (held) box.current.scrollTop += (placed.by.get(held.node.id).y - held.y) * zoom;
+  }, [placed]);
 
   const [theme, retheme] = useState(0);
   useEffect(() => {
@@ -204,14 +249,13 @@ export function Tree({ nodes, path, pathName, selected, compared, show, onSelect
 
 function Spot({ each: { node, x, y, children }, siblings, colour, on, name, active, selected, compared }) {
   const names = ['node', `is-${node.state}`, on && 'on', active && 'active', selected && 'selected', compared && 'compared'].filter(Boolean).join(' ');
-  const state = on ? name : node.state;
-  const label = `Step ${node.step} by ${node.authors.join(', ')}, score ${score(node.score)}, ${node.state}${on ? `, ${name}` : ''}: ${visible(node.title)}`;
+  const state = on ? html`${node.state} · <b>${name}</b>` : node.state;
   return html`<div class=${names} id=${`node-${node.id}`} role="treeitem" aria-level=${node.depth} aria-setsize=${siblings.length} aria-posinset=${siblings.findIndex((one) => one.node === node) + 1}
-    aria-selected=${selected ? 'true' : 'false'} aria-expanded=${children.length ? 'true' : undefined} aria-label=${label} title=${node.reason || undefined}
+    aria-selected=${selected ? 'true' : 'false'} aria-expanded=${children.length ? 'true' : undefined} title=${node.reason || undefined}
     data-test="tree-node" data-id=${node.id} data-state=${node.state} data-on=${on ? '' : undefined} style=${{ transform: `translate(${x}px, ${y}px)` }}>
     <span class=${`stripe a${colour}`} aria-hidden="true"></span>
-    <span class="who">${node.authors.join(', ')}</span><span class="state">${state}</span>
-    <bdi class="title">${visible(node.title) || '(no words)'}</bdi><span class=${`score s${shade(node.score)}`}>${score(node.score)}</span>
+    <span class="row-of"><span class="who"><span class="hidden">step ${node.step} by </span>${node.authors.join(', ')}</span><span class="state">${state}</span></span>
+    <span class="row-of"><bdi class="title">${visible(node.title) || '(no words)'}</bdi><span class=${`score s${shade(node.score)}`}><span class="hidden">score </span>${score(node.score)}</span></span>
   </div>`;
 }
 
