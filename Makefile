@@ -3,16 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-long servers test-servers unit lint clean
+.PHONY: quickstart test test-long browser test-browser servers test-servers unit lint clean
 
 quickstart: $(READY)
 	$(BIN)/python -m orchestrator run quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not servers and not long" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not servers and not long and not browser" -n 2 --dist worksteal
 
 test-long: $(READY) # students of several processes, students killed, the benchmark of the papers' claims
 	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
+
+browser: $(READY) # a Chromium, where there is none
+	tests/browser/install $(BIN)
+
+test-browser: $(READY) browser # the inspector's page, in it
+	$(BIN)/python -m pytest tests/browser
 
 servers: # real vLLM and SGLang servers for a CPU, in .servers
 	PYTHON=$(PYTHON) tests/servers/install .servers
