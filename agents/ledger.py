@@ -109,7 +109,8 @@ class Ledger:
 
         async def ask() -> Response:
             scored = await model.engine.answer_logprobs(context, answer)
-            return {"logprobs": list(scored.values), "usage": asdict(scored.usage)}, scored.usage
+            tokens = {"tokens": list(scored.tokens)} if scored.tokens else {}
+            return {"logprobs": list(scored.values), "usage": asdict(scored.usage), **tokens}, scored.usage
 
         length = len(answer.encode())
         most = Usage(prompt=_most_tokens(context) + length, completion=length)

@@ -131,13 +131,14 @@ class CallWhole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeWhole:
-    """A node with its words, the log-probs of the answer's tokens (nats; None: no probability at all), and the nodes from the
-    root to it: their ids, and their steps' words."""
+    """A node with its words, the log-probs of the answer's tokens (nats; None: no probability at all), those tokens where they
+    are known, and the nodes from the root to it: their ids, and their steps' words."""
 
     line: NodeLine
     question: str
     text: str
     logprobs: Sequence[float | None]
+    tokens: Sequence[str]
     prover: str
     target: str
     path: Sequence[str]

@@ -186,6 +186,7 @@ def node(cursor: sqlite3.Cursor, id: str) -> NodeWhole | None:
         question=own["question"],
         text=own["text"],
         logprobs=[each if math.isfinite(each) else None for each in json.loads(own["logprobs"])],
+        tokens=[],
         prover=own["prover"],
         target=own["target"],
         path=[row["id"] for row in path],

@@ -55,10 +55,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerLogprobs:
-    """log p of each token that covers the answer's characters, given the context; raw (temperature 1), float32."""
+    """log p of each token that covers the answer's characters, given the context; raw (temperature 1), float32. `tokens` are
+    their characters, where they are known."""
 
     values: tuple[float, ...]
     usage: Usage
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

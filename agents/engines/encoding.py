@@ -71,7 +71,7 @@ class PromptEncoder:
         except Terminal:  # it may only be the last piece that is too short
             pieces, found = [], encode_answer(self._tokenizer, text, answer)
         before = list(chain(turns.tokens, *map(self._piece, pieces)))
-        return AnswerTokens(before + found.tokens, len(before) + found.first)
+        return AnswerTokens(before + found.tokens, len(before) + found.first, found.texts)
 
     def _pieces(self, text: str) -> list[str]:
         return _HEADING.split(text) if self._cuts else [text]

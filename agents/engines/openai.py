@@ -210,7 +210,7 @@ class OpenAIEngine:
             answers = await together([self._wire.post(dialects.COMPLETIONS, each) for each in bodies])
             values = [dialects.forced_logprob(answer) for answer in answers]
             usage = dialects.joined(dialects.usage_of(answer) or Usage(prompt=len(tokens)) for answer in answers)
-        return AnswerLogprobs(values=tuple(values), usage=usage)
+        return AnswerLogprobs(values=tuple(values), usage=usage, tokens=whole.texts)
 
     async def _look(self) -> None:
         """Which server this is, whether it has the model, how long its context is."""

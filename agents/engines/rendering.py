@@ -42,10 +42,11 @@ _SAME_DAY = "{% macro strftime_now(form) %}2026-01-01{% endmacro %}"
 
 @dataclass(frozen=True, slots=True)
 class AnswerTokens:
-    """A whole text in tokens; those from `first` on overlap the answer's characters."""
+    """A whole text in tokens; those from `first` on overlap the answer's characters, and are `texts`."""
 
     tokens: list[int]
     first: int
+    texts: tuple[str, ...] = ()
 
 
 def render(tokenizer: Any, prompt: Prompt) -> str:
@@ -108,11 +109,13 @@ def encode_answer(tokenizer: Any, text: str, answer: str) -> AnswerTokens:
         raise Terminal("there is no answer to score: it is empty")
     answer = inert(answer, marks_of(tokenizer))
     encoded = tokenizer(text + answer, add_special_tokens=False, return_offsets_mapping=True)
-    ends = [end for _, end in encoded["offset_mapping"]]
+    places = encoded["offset_mapping"]
+    ends = [end for _, end in places]
     first = next((index for index, end in enumerate(ends) if end > len(text)), len(ends))
     if not 0 < first < len(ends):
         raise Terminal("the answer cannot be scored: it has no tokens of its own, or no context before it")
-    return AnswerTokens(encoded["input_ids"], first)
+    texts = tuple((text + answer)[start:end] for start, end in places[first:])
+    return AnswerTokens(encoded["input_ids"], first, texts)
 
 
 class Transcript:

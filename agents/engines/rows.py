@@ -158,6 +158,7 @@ class Reader(Row):
     """One answer being scored: a prompt whose last tokens, `targets`, are known. The very last need not be computed."""
 
     targets: list[int]
+    texts: tuple[str, ...]
     values: list[float] = field(default_factory=list)
 
     @property
@@ -180,7 +181,7 @@ class Reader(Row):
         if len(self.values) < len(self.targets):
             return False
         usage = Usage(prompt=len(self.tokens) + 1, completion=0, cached=self.cached)
-        self.job.put(0, AnswerLogprobs(values=tuple(self.values), usage=usage))
+        self.job.put(0, AnswerLogprobs(values=tuple(self.values), usage=usage, tokens=self.texts))
         return True
 
 
@@ -216,4 +217,5 @@ def _readers(job: Job, request: Scoring, tokenizer: Any, context_tokens: int) ->
     if len(whole.tokens) > context_tokens:
         raise Overlong(f"{len(whole.tokens)} tokens of context and answer do not fit into {context_tokens}")
     tokens, targets = whole.tokens[:-1], whole.tokens[whole.first :]
-    return [Reader(job=job, tokens=tokens, prompt=np.array(tokens, np.int64), reusable=whole.first - 1, targets=targets)]
+    prompt = np.array(tokens, np.int64)
+    return [Reader(job=job, tokens=tokens, prompt=prompt, reusable=whole.first - 1, targets=targets, texts=whole.texts)]

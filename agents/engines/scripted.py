@@ -88,7 +88,8 @@ class ScriptedEngine:
         self._fail_at_times(key)
         value = -0.05 * (len(sums) - min(progress.steps, len(sums))) - 0.01 * _draw(key, "score") - (0.0 if right else 2.0)
         words = len(context.prefix.split())
-        return AnswerLogprobs(values=(value,) * max(1, len(answer)), usage=Usage(prompt=words + 1, cached=words))
+        values = (value,) * max(1, len(answer))
+        return AnswerLogprobs(values=values, usage=Usage(prompt=words + 1, cached=words), tokens=tuple(answer))
 
     def shown(self, prompt: Prompt) -> str:
         """The turns: it has no template."""

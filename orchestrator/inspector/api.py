@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
@@ -196,7 +196,7 @@ async def question(of: Of, id: Id) -> QuestionWhole:
 
 
 @api.get("/questions/{id}/tree", tags=["questions"])
-async def tree(of: Of, id: Id, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 500) -> Page[NodeLine]:
+async def tree(of: Of, id: Id, after: After = None, limit: Limit = 500) -> Page[NodeLine]:
     """Its nodes, kept and pruned, a parent before its children."""
     return await of.page(pages.tree, id, after, limit)
 
@@ -216,7 +216,11 @@ async def consensus(of: Of, id: Id) -> Graph:
 @api.get("/nodes/{id}", tags=["questions"], responses=_MISSING)
 async def node(of: Of, id: Id) -> NodeWhole:
     """One node, with its words and the log-probs of the answer after it."""
-    return _there(await of.page(pages.node, id), "node")
+    found = _there(await of.page(pages.node, id), "node")
+    scored = await of.page(pages.calls_with, found.question, "score", prefixes(of.config, found.steps)[1], [found.prover])
+    whole = await of.page(pages.call, scored[0].id) if scored else None
+    tokens = whole.response.get("tokens", []) if whole else []
+    return replace(found, tokens=tokens if len(tokens) == len(found.logprobs) else [])
 
 
 @api.get("/nodes/{id}/calls", tags=["questions"], responses=_MISSING)

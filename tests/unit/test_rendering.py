@@ -76,6 +76,7 @@ class Words:
 def test_tokens_that_overlap_the_answer_count():
     assert encode_answer(Words(), "it is ", "4 2").first == 2
     assert encode_answer(Words(), "it is", "n't 4").first == 1
+    assert encode_answer(Words(), "it is ", "4 2").texts == ("4", "2")
 
 
 @pytest.mark.parametrize(("text", "answer"), [("it is ", ""), ("", "4")])
