@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from store import tables
@@ -59,7 +59,7 @@ _LAST = select(func.max(_control.c.id))
 _NEW = insert(_control)
 _ANSWER = update(_control).values(outcome=bindparam("told")).where(_control.c.id == bindparam("key"), _control.c.outcome == "")
 _CONTROLS = select(_control).where(_control.c.id > bindparam("after")).order_by(_control.c.id).limit(bindparam("limit"))
-_OF_RUN = _control.c.verb.in_(("pause", "resume")) & (_control.c.subject == "")
+_OF_RUN = or_(_control.c.verb == "pause", _control.c.verb == "resume") & (_control.c.subject == "")
 _LAST_OF_RUN = select(_control.c.verb).where(_OF_RUN).order_by(_control.c.id.desc()).limit(1)
 _told = insert(_pulse)
 _BEAT = _told.on_conflict_do_update(

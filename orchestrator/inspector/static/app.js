@@ -19,9 +19,9 @@ const VIEWS = {
   failures: ['Failures', () => import('./log.js')],
   controls: ['Controls', () => import('./log.js')],
 };
-const JUMPS = { r: 'run', q: 'questions', t: 'trajectories', s: 'students', f: 'failures', c: 'controls' };
+const JUMPS = { r: 'run', q: 'questions', t: 'trajectories', s: 'students', f: 'failures', l: 'controls' };
 const KEYS = [
-  ['g then r, q, t, s, f, c', 'go to the run, questions, trajectories, students, failures, controls'],
+  ['g then r, q, t, s, f, l', 'go to the run, questions, trajectories, students, failures, the log of controls'],
   ['/', 'go to the search field'],
   ['j, k', 'next, previous row of a list; Enter opens it'],
   ['arrow keys', 'in the tree: left to the parent, right to its best child, up and down among siblings'],

@@ -12,6 +12,7 @@ import { html } from './text.js';
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const hours = (at) => new Date(1000 * at).toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit' });
+const SPANS = [1, 2, 5, 10, 20, 30, 60, 120, 240, 480, 1440, 2880, 10080, 43200].map((minutes) => 60 * minutes);
 const DASHES = [[], [6, 3], [2, 3], [10, 4, 2, 4]];
 
 let loaded = null;
@@ -43,7 +44,7 @@ export function Curve({ x, series, time = false, axis = 'update', title, height 
       plot.current = new Plot({
         width: wide(), height, legend: { show: false }, cursor: { y: false, points: { size: 6 } },
         scales: { x: { time } },
-        axes: [{ ...line, space: 70, values: time ? (_, ticks) => ticks.map(hours) : (_, ticks) => ticks.map((tick) => Number.isInteger(tick) ? count(tick) : '') }, { ...line, size: 54, values: (_, ticks) => ticks.map(brief) }],
+        axes: [{ ...line, space: 70, incrs: time ? SPANS : undefined, values: time ? (_, ticks) => ticks.map(hours) : (_, ticks) => ticks.map((tick) => Number.isInteger(tick) ? count(tick) : '') }, { ...line, size: 54, values: (_, ticks) => ticks.map(brief) }],
         series: [{}, ...series.map((each, place) => ({
           label: each.name, stroke: css(`--a${(each.colour ?? place % 8) % 9}`), width: 1.6, dash: DASHES[Math.floor(place / 8) % 4], show: !hidden.includes(each.name),
           spanGaps: true, points: { show: x.length < 3, size: 5 }, paths: stepped ? Plot.paths.stepped({ align: 1 }) : undefined,

@@ -200,7 +200,7 @@ export function useLive(path, { concerns = always, every = 1000, poll = 0 } = {}
         const data = await get(path, stop.signal);
         set({ path, data, error: null });
       } catch (error) {
-        if (!stop.signal.aborted) set((was) => ({ path, data: was.path === path ? was.data : null, error }));
+        if (!stop.signal.aborted) set((was) => ({ path, data: was.path === path && error.status !== 404 ? was.data : null, error }));
       }
     }, () => every);
     reader.soon();

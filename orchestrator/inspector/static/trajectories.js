@@ -7,6 +7,7 @@ import { Authors, Badge, Choices, Fact, Listing, Panel, Score, Search, usePages,
 import { change, link } from './route.js';
 import { query, Run, useLive } from './server.js';
 import { html, Line, Text } from './text.js';
+import { useTree } from './tree.js';
 
 export const VERDICTS = ['accepted', 'wrong_answer', 'unsound', 'misleading', 'duplicate', 'surplus', 'undecided'];
 const KINDS = ['trajectory', 'verdict', 'question_solved', 'question_unsolved', 'question_requeued', 'consensus', 'ruling'];
@@ -102,12 +103,14 @@ function OneTrajectory({ id }) {
 
 /** Its steps, each with who wrote it: from its nodes; of one that was written in one go, the whole text. */
 function Steps({ whole }) {
-  const wanted = whole.nodes.join(',');
-  const { data } = useLive(whole.nodes.length ? `nodes/${whole.nodes.at(-1)}` : null, { concerns: () => false });
-  const { data: tree } = useLive(whole.nodes.length ? `questions/${whole.line.question}/tree?limit=1000` : null, { concerns: () => false });
-  if (!wanted) return html`<p class="quiet">Written in one go by <${Authors} names=${whole.line.teachers} /></p><${Text} text=${whole.text} />`;
+  if (!whole.nodes.length) return html`<p class="quiet">Written in one go by <${Authors} names=${whole.line.teachers} /></p><${Text} text=${whole.text} />`;
+  return html`<${OfNodes} whole=${whole} />`;
+}
+
+function OfNodes({ whole }) {
+  const { data } = useLive(`nodes/${whole.nodes.at(-1)}`, { concerns: () => false }), { nodes } = useTree(whole.line.question);
   if (!data) return html`<${Text} text=${whole.text} />`;
-  const lines = new Map((tree?.items ?? []).map((each) => [each.id, each]));
+  const lines = new Map(nodes.map((each) => [each.id, each]));
   return html`<ol class="steps">${data.steps.map((text, at) => {
     const line = lines.get(data.path[at]) ?? (at === data.steps.length - 1 ? data.line : null);
     return html`<li key=${data.path[at]} data-test="step"><p class="tags">${line ? html`<${Authors} names=${line.authors} /><${Score} value=${line.score} />` : html`<span class="quiet">step ${at + 1}</span>`}

@@ -18,15 +18,15 @@ export function useTree(question) {
   const [found, set] = useState({ question: null, nodes: [], whole: false, error: null });
   useEffect(() => {
     const stop = new AbortController();
-    let size = 0, first = true;
+    let size = 0, first = true, told = 0;
     const reader = steady(async () => {
       try {
         let nodes = [], after = null;
         do {
-          const page = await get(`questions/${question}/tree?limit=1000${after === null ? '' : `&after=${after}`}`, stop.signal);
+          const page = await get(`questions/${question}/tree?limit=500${after === null ? '' : `&after=${after}`}`, stop.signal);
           nodes = nodes.concat(page.items);
           after = page.next;
-          if (first) set({ question, nodes, whole: after === null, error: null });
+          if (first && performance.now() - told > 250) { told = performance.now(); set({ question, nodes, whole: after === null, error: null }); }
         } while (after !== null);
         first = false;
         size = nodes.length;
