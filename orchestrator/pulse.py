@@ -19,7 +19,6 @@ from typing import Any
 
 from agents.roster import Roster
 from orchestrator.controls import Controls
-from orchestrator.folder import Folder
 from orchestrator.progress import Progress
 from store.store import Store, StoreError
 from store.types import Advance, Question, QuestionState
@@ -36,7 +35,6 @@ class Pulse(Progress):
     """Progress that is also told to the store. `shown` is who else wants to know."""
 
     shown: Progress
-    folder: Folder
     store: Store
     controls: Controls
     roster: Roster | None = None
@@ -95,7 +93,7 @@ class Pulse(Progress):
             "pid": os.getpid(),
             "paused": dict(self.controls.pauses.by),
             "stages": {name: {"seconds": now - since, **self._bar(name)} for name, since in self._working.items()},
-            "students": {student.name: self._student(student.name) for student in self.controls.config.students},
+            "students": {student.name: {"of": self._updates(student.name)} for student in self.controls.config.students},
             "engines": {name: self._engine(name) for name in (self.roster.models if self.roster else ())},
             "questions": self.controls.config.limits.questions,
             "notes": list(self._notes),
@@ -106,10 +104,11 @@ class Pulse(Progress):
         bars = found or [bar for name, bar in self._bars.items() if name.endswith(f"@{stage}")]
         return {"done": sum(done for done, _ in bars), "total": sum(total for _, total in bars)} if bars else {}
 
-    def _student(self, name: str) -> dict[str, Any]:
-        bar = self._bars.get(f"train {name}") or (self._bars.get("train") if len(self.controls.config.students) == 1 else None)
-        final = self.folder.student(name) / "final"
-        return {"of": bar[1] if bar else None, "final": str(final) if final.is_dir() else None}
+    def _updates(self, student: str) -> int | None:
+        """How many updates a student's schedule has, once it has told."""
+        alone = len(self.controls.config.students) == 1
+        bar = self._bars.get(f"train {student}") or (self._bars.get("train") if alone else None)
+        return bar[1] if bar else None
 
     def _engine(self, name: str) -> dict[str, Any]:
         assert self.roster

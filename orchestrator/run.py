@@ -62,7 +62,7 @@ async def run(
         was_finished = before is not None and before.state == "finished"
         await store.begin_run(content_id("run", identity(config)), config.name, dump(config))
         controls = Controls(file=config, store=store, tell=progress.note, pauses=Pauses(draining))
-        pulse = Pulse(shown=progress, folder=folder, store=store, controls=controls)
+        pulse = Pulse(shown=progress, store=store, controls=controls)
         async with inspector(config.http, folder, progress.note), _watching(controls), pulse.beating():
             try:
                 await _stages(config, folder, store, pulse, draining, controls, sample)

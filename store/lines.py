@@ -28,8 +28,9 @@ class Page(Generic[T]):
 class Activity:
     """The run at one moment: all its counts, its living process, and what happened in the last minutes.
 
-    `recent` sums the growth of counts over `recent_s` seconds; `solved_at`, `answered_at` and `accepted_at` are the minutes, in
-    seconds since the epoch, in which that last happened; None: never. `seq` is the last event's number.
+    `recent` sums the growth of counts over `recent_s` seconds; `solved_at`, `answered_at` and `accepted_at` say when that last
+    happened, in seconds since the epoch; None: never. `seq` is the last event's number. Students by name: how many `updates`,
+    where their `finals` are, and why they `stopped` early.
     """
 
     seq: int
@@ -40,6 +41,8 @@ class Activity:
     counts: Mapping[str, int]
     seconds: Mapping[str, float]
     updates: Mapping[str, int]
+    finals: Mapping[str, str]
+    stopped: Mapping[str, str]
     pulses: Sequence[Pulse]
     recent: Mapping[str, int]
     recent_s: float

@@ -35,6 +35,7 @@ from store.lines import (
 )
 from store.reads import consensus as read_consensus
 from store.types import NodeState, Outcome, QuestionState
+from store.writer import LATEST
 
 SCAN = 2000
 """Rows that one page looks at."""
@@ -62,6 +63,8 @@ def activity(cursor: sqlite3.Cursor) -> Activity | None:
         finished_at=run["finished_at"],
         counts=dict(cursor.execute("SELECT name, value FROM count").fetchall()),
         seconds=dict(cursor.execute("SELECT name, seconds FROM stage").fetchall()),
+        finals=dict(cursor.execute("SELECT student, directory FROM checkpoint WHERE final").fetchall()),
+        stopped=_stopped(cursor),
         updates=dict(cursor.execute("SELECT student, max([update]) FROM metrics GROUP BY student").fetchall()),
         pulses=pulses(cursor),
         recent=dict(recent),
@@ -72,16 +75,21 @@ def activity(cursor: sqlite3.Cursor) -> Activity | None:
     )
 
 
+def _stopped(cursor: sqlite3.Cursor) -> dict[str, str]:
+    """Why a student's training ended early."""
+    return dict(cursor.execute("SELECT subject, message FROM failure WHERE kind = 'Diverged'").fetchall())
+
+
 def _last(cursor: sqlite3.Cursor, name: str) -> float | None:
-    minute = cursor.execute("SELECT max(minute_at) FROM history WHERE name = ?", (name,)).fetchone()[0]
-    return None if minute is None else min(time.time(), minute * 60.0 + 59.0)
+    found = cursor.execute("SELECT value FROM history WHERE name = ? AND minute_at = 0", (LATEST + name,)).fetchone()
+    return None if found is None else float(found[0])
 
 
 def history(cursor: sqlite3.Cursor, names: Sequence[str], since: float, points: int) -> list[HistoryLine]:
-    """The growth of some counts since a time, in at most `points` equal spans of whole minutes."""
-    first = cursor.execute("SELECT min(minute_at) FROM history").fetchone()[0] or 0
-    start, now = max(first, int(since // 60)), int(time.time() // 60)
-    span = max(1, -(-(now - start + 1) // points))
+    """The growth of some counts since a time, up to the last that there was, in at most `points` equal spans of whole minutes."""
+    first, last = cursor.execute("SELECT min(minute_at), max(minute_at) FROM history WHERE minute_at > 0").fetchone()
+    start = max(first or 0, int(since // 60))
+    span = max(1, -(-((last or 0) - start + 1) // points))
     found = cursor.execute(
         f"SELECT name, (minute_at - :start) / :span AS at, sum(value) AS value FROM history "
         f"WHERE name IN ({_marks(names)}) AND minute_at >= :start GROUP BY name, at ORDER BY at, name",

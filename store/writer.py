@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import ClauseElement, text
+from sqlalchemy import ClauseElement, func, text
 from sqlalchemy.dialects.sqlite import insert
 
 from store.database import StoreError, execute, is_lasting, is_locked, store_error, transaction
@@ -41,8 +41,16 @@ _happened = insert(table(HistoryRow))
 _HISTORY = _happened.on_conflict_do_update(
     index_elements=["name", "minute_at"], set_={"value": table(HistoryRow).c.value + _happened.excluded.value}
 )
+_LATEST = _happened.on_conflict_do_update(
+    index_elements=["name", "minute_at"], set_={"value": func.max(table(HistoryRow).c.value, _happened.excluded.value)}
+)
 _BY_MINUTE = ("questions.solved", "questions.unsolved", "trajectories.", "calls.", "tokens.", "spent.", "failed.", "attempts.")
 """The counts whose growth is kept by the minute too."""
+
+
+LATEST = "latest."
+"""Before the name of a count in the history's minute 0: when it last grew, in seconds since the epoch."""
+_DATED = ("questions.solved", "trajectories.accepted", "tokens.prompt")
 
 
 class Transaction:
@@ -85,6 +93,8 @@ class Transaction:
             execute(self._cursor, _COUNT, {"name": name, "value": value})
         for name, value in self._history.items():
             execute(self._cursor, _HISTORY, {"name": name, "minute_at": int(self.now // 60), "value": value})
+            if name in _DATED:
+                execute(self._cursor, _LATEST, {"name": LATEST + name, "minute_at": 0, "value": int(self.now)})
 
 
 Op = Callable[[Transaction], T]

@@ -207,8 +207,8 @@ def _students(config: RunConfig, activity: Activity, alive: Mapping[str, Any]) -
             model=each.model,
             updates=activity.updates.get(each.name, 0),
             of=told.get(each.name, {}).get("of"),
-            final=told.get(each.name, {}).get("final"),
-            stopped=told.get(each.name, {}).get("stopped"),
+            final=activity.finals.get(each.name),
+            stopped=activity.stopped.get(each.name),
             routed=activity.counts.get(f"routes.{each.name}", 0),
         )
         for each in config.students

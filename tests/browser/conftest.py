@@ -75,7 +75,7 @@ def opened(browser: Browser) -> Iterator[Opened]:
         assert origin
 
         def heard(kind: str, text: str) -> None:
-            if kind == "error" and "ERR_CONNECTION_REFUSED" not in text and "ERR_INCOMPLETE_CHUNKED" not in text:
+            if kind == "error" and not text.startswith("Failed to load resource"):  # a server that is gone, or that refuses
                 complaints.append(text)
 
         page.on("console", lambda message: heard(message.type, message.text))

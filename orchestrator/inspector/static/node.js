@@ -48,9 +48,17 @@ function LogProbs({ node }) {
   if (!node.logprobs.length) return html`<p class="quiet">No log-probs were measured.</p>`;
   return html`<h3>Answer after this step</h3>
     <p class="quiet">How likely <b>${node.prover}</b> finds each token of the ${node.target === 'gold' ? 'right answer' : 'consensus answer'}, after this step. The score is made of these.</p>
-    <table class="logprobs" data-test="logprobs"><thead><tr><th scope="col" class="n">token</th><th scope="col" colspan="2">probability</th><th scope="col" class="n">log-prob</th></tr></thead>
-      <tbody>${shown.map((each, at) => html`<tr><th scope="row" class="n">${at + 1}</th><td class="bar"><span class="track" aria-hidden="true"><span class="fill" style=${{ width: `${100 * Math.exp(each)}%` }}></span></span></td><td class="n">${percent(Math.exp(each), 1)}</td><td class="n">${each.toFixed(3).replace('-', '−')}</td></tr>`)}</tbody></table>
+    <table class="logprobs" data-test="logprobs"><thead><tr><th scope="col">token</th><th scope="col" colspan="2">probability</th><th scope="col" class="n">log-prob</th></tr></thead>
+      <tbody>${shown.map((each, at) => html`<${LogProb} of=${each} at=${at} token=${node.tokens[at]} />`)}</tbody></table>
     ${shown.length < node.logprobs.length && html`<button type="button" class="small" onClick=${() => showAll(true)}>show all (${count(node.logprobs.length)})</button>`}`;
+}
+
+/** One token: its characters where they are known, else its number. A log-prob that is null is minus infinity. */
+function LogProb({ of, at, token }) {
+  const share = of === null ? 0 : Math.exp(of);
+  return html`<tr><th scope="row" title=${`token ${at + 1}`}>${token === undefined ? at + 1 : html`<code><${Line} text=${token} /></code>`}</th>
+    <td class="bar"><span class="track" aria-hidden="true"><span class="fill" style=${{ width: `${100 * share}%` }}></span></span></td>
+    <td class="n">${percent(share, 1)}</td><td class="n">${of === null ? '−∞' : of.toFixed(3).replace('-', '−')}</td></tr>`;
 }
 
 function Calls({ id, question }) {
