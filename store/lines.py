@@ -28,7 +28,7 @@ class Page(Generic[T]):
 class Activity:
     """The run at one moment: all its counts, its living process, and what happened in the last minutes.
 
-    `recent` sums the growth of counts over `recent_s` seconds; `solved_at`, `answered_at` and `accepted_at` say when that last
+    `recent` sums the growth of counts over `recent_s` seconds; `latencies` are of all time; `solved_at`, `answered_at` and `accepted_at` say when that last
     happened, in seconds since the epoch; None: never. `seq` is the last event's number. Students by name: how many `updates`,
     where their `finals` are, and why they `stopped` early.
     """
@@ -45,6 +45,7 @@ class Activity:
     stopped: Mapping[str, str]
     pulses: Sequence[Pulse]
     recent: Mapping[str, int]
+    latencies: Mapping[str, int]
     recent_s: float
     solved_at: float | None
     answered_at: float | None

@@ -54,6 +54,7 @@ def activity(cursor: sqlite3.Cursor) -> Activity | None:
     minute = int(now // 60)
     since = minute - RECENT_MIN
     recent = cursor.execute("SELECT name, sum(value) FROM history WHERE minute_at > ? GROUP BY name", (since,)).fetchall()
+    all_time = dict(cursor.execute("SELECT name, value FROM history WHERE minute_at = 0").fetchall())
     began_s = max(run["started_at"], (since + 1) * 60)
     return Activity(
         seq=cursor.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0],
@@ -68,21 +69,17 @@ def activity(cursor: sqlite3.Cursor) -> Activity | None:
         updates=dict(cursor.execute("SELECT student, max([update]) FROM metrics GROUP BY student").fetchall()),
         pulses=pulses(cursor),
         recent=dict(recent),
+        latencies={name: value for name, value in all_time.items() if name.startswith("latency.")},
         recent_s=max(1.0, now - began_s),
-        solved_at=_last(cursor, "questions.solved"),
-        accepted_at=_last(cursor, "trajectories.accepted"),
-        answered_at=_last(cursor, "tokens.prompt"),
+        solved_at=all_time.get(f"{LATEST}questions.solved"),
+        accepted_at=all_time.get(f"{LATEST}trajectories.accepted"),
+        answered_at=all_time.get(f"{LATEST}tokens.prompt"),
     )
 
 
 def _stopped(cursor: sqlite3.Cursor) -> dict[str, str]:
     """Why a student's training ended early."""
     return dict(cursor.execute("SELECT subject, message FROM failure WHERE kind = 'Diverged'").fetchall())
-
-
-def _last(cursor: sqlite3.Cursor, name: str) -> float | None:
-    found = cursor.execute("SELECT value FROM history WHERE name = ? AND minute_at = 0", (LATEST + name,)).fetchone()
-    return None if found is None else float(found[0])
 
 
 def history(cursor: sqlite3.Cursor, names: Sequence[str], since: float, points: int) -> list[HistoryLine]:
@@ -102,12 +99,20 @@ def questions(
     cursor: sqlite3.Cursor, *, split: str, states: Sequence[str], text: str | None, after: int | None, limit: int
 ) -> Page[QuestionLine]:
     """The questions of a split, in order: in some states (none given: in any), with a text in them."""
-    scan = limit if text is None else SCAN
-    wanted = f"AND state IN ({_marks(states)})" if states else ""
+    alone = states[0] if len(states) == 1 else None  # the index has one state's in order; of several, each row is looked at
+    scan = limit if text is None and len(states) < 2 else SCAN
     found = cursor.execute(
-        "SELECT position, (:text IS NULL OR instr(lower(text), :text) > 0 OR id = :text) AS hit FROM question "
-        f"WHERE split = :split AND position > :after {wanted} ORDER BY position LIMIT :scan",
-        {"split": split, "after": -1 if after is None else after, "scan": scan, "text": _lower(text), **_named(states)},
+        "SELECT position, ((:text IS NULL OR instr(lower(text), :text) > 0 OR id = :text) "
+        f"{f'AND state IN ({_marks(states)})' if states else ''}) AS hit FROM question "
+        f"WHERE split = :split AND position > :after {'AND state = :alone' if alone else ''} ORDER BY position LIMIT :scan",
+        {
+            "split": split,
+            "after": -1 if after is None else after,
+            "scan": scan,
+            "text": _lower(text),
+            "alone": alone,
+            **_named(states),
+        },
     ).fetchall()
     chosen, more = hits(found, limit, scan)
     lines = [
@@ -171,7 +176,8 @@ def _authors(names: str) -> list[str]:
 def tree(cursor: sqlite3.Cursor, question: str, after: int | None, limit: int) -> Page[NodeLine]:
     """The nodes of a question in the order of their arrival: a parent before its children."""
     found = cursor.execute(
-        f"{_NODE} INDEXED BY ix_node_tree WHERE question = ? AND rowid > ? ORDER BY rowid LIMIT ?", (question, after or 0, limit)
+        f"{_NODE} INDEXED BY ix_node_question WHERE question = ? AND rowid > ? ORDER BY rowid LIMIT ?",
+        (question, after or 0, limit),
     ).fetchall()
     return Page(items=[_node_line(row) for row in found], next=found[-1]["place"] if len(found) == limit else None)
 
@@ -270,7 +276,8 @@ def trajectories(
         "SELECT t.rowid, ((:teacher IS NULL OR instr(t.teachers, :teacher) > 0) AND (:least IS NULL OR t.score >= :least) "
         f"AND (:most IS NULL OR t.score <= :most) {f'AND v.outcome IN ({_marks(outcomes)})' if outcomes else ''} "
         "AND (:text IS NULL OR instr(lower(t.text), :text) > 0 OR instr(lower(t.conclusion), :text) > 0)) AS hit "
-        "FROM trajectory t LEFT JOIN verdict v ON v.trajectory = t.id "
+        f"FROM trajectory t {'INDEXED BY ix_trajectory_question' if question else ''} "
+        "LEFT JOIN verdict v ON v.trajectory = t.id "
         f"WHERE t.rowid < :after {'AND t.question = :question' if question else ''} ORDER BY t.rowid DESC LIMIT :scan",
         {
             "question": question,

@@ -64,7 +64,7 @@ class QuestionRow(_Row, table=True):
 class NodeRow(_Row, table=True):
     """A scored candidate step."""
 
-    __table_args__ = (Index("ix_node_tree", "question", "depth", "rank"),)
+    __table_args__ = (Index("ix_node_question", "question"),)
 
     id: str = Field(primary_key=True)
     question: str = Field(foreign_key="question.id")
@@ -118,7 +118,7 @@ class ClaimRow(_Row, table=True):
 class TrajectoryRow(_Row, table=True):
     """One whole reasoning of a question."""
 
-    __table_args__ = (Index("ix_trajectory_question", "question", "id"),)
+    __table_args__ = (Index("ix_trajectory_question", "question"),)
 
     id: str = Field(primary_key=True)
     question: str = Field(foreign_key="question.id")

@@ -33,29 +33,38 @@ def _lesson(cursor: sqlite3.Cursor, place: int) -> LessonLine:
 
 
 def metrics(cursor: sqlite3.Cursor, student: str, after: int | None, every: int, limit: int) -> Page[Metrics]:
-    """A student's metrics by update, those whose number is divisible by `every`."""
-    found = cursor.execute(
-        "SELECT * FROM metrics WHERE student = ? AND [update] > ? AND [update] % ? = 0 ORDER BY [update] LIMIT ?",
-        (student, after or 0, every, limit),
-    ).fetchall()
-    more = found[-1]["update"] if len(found) == limit else None
-    return Page(items=[rows.metrics_of(row) for row in found], next=more)
+    """A student's metrics by update, those whose number is divisible by `every`: each is found by its key."""
+    last = cursor.execute("SELECT max([update]) FROM metrics WHERE student = ?", (student,)).fetchone()[0] or 0
+    first = every * ((after or 0) // every + 1)
+    wanted = range(first, last + 1, every)[:limit]
+    one = "SELECT * FROM metrics WHERE student = ? AND [update] = ?"
+    found = [cursor.execute(one, (student, number)).fetchone() for number in wanted]
+    more = wanted[-1] if wanted and wanted[-1] + every <= last else None
+    return Page(items=[rows.metrics_of(row) for row in found if row], next=more)
+
+
+_REPORTS = (
+    "SELECT p.[update], p.alpha, p.cross_entropy, json_extract(t.teachers, '$[0]') AS teacher "
+    "FROM (SELECT [update], alpha, cross_entropy, trajectory FROM report INDEXED BY ix_report_student "
+    "WHERE student = ? AND [update] > ? AND [update] <= ? AND routed AND alpha IS NOT NULL ORDER BY [update] LIMIT ?) p "
+    "JOIN trajectory t ON t.id = p.trajectory ORDER BY p.[update], teacher"
+)
 
 
 def weights(cursor: sqlite3.Cursor, student: str, after: int | None) -> Page[WeightLine]:
-    """The mean alpha by update and teacher (a trajectory's first one), of what a student learnt; whole updates only."""
-    found = cursor.execute(
-        "SELECT p.[update], p.alpha, p.cross_entropy, json_extract(t.teachers, '$[0]') AS teacher "
-        "FROM (SELECT [update], alpha, cross_entropy, trajectory FROM report INDEXED BY ix_report_student "
-        "WHERE student = ? AND [update] > ? AND routed AND alpha IS NOT NULL ORDER BY [update] LIMIT ?) p "
-        "JOIN trajectory t ON t.id = p.trajectory ORDER BY p.[update], teacher",
-        (student, after or 0, SCAN),
-    ).fetchall()
-    last = found[-1]["update"] if len(found) == SCAN else None
+    """The mean alpha by update and teacher (a trajectory's first one), of what a student learnt; whole updates only.
+
+    So many updates as have up to `SCAN` reports; one that alone has more is a page of its own.
+    """
+    found, more = cursor.execute(_REPORTS, (student, after or 0, NEWEST, SCAN + 1)).fetchall(), None
+    if len(found) > SCAN:
+        begun = found[-1]["update"]
+        found = [row for row in found if row["update"] < begun]
+        found = found or cursor.execute(_REPORTS, (student, begun - 1, begun, -1)).fetchall()
+        more = found[-1]["update"]
     sums: dict[tuple[int, str], list[sqlite3.Row]] = {}
     for row in found:
-        if row["update"] != last or found[0]["update"] == last:
-            sums.setdefault((row["update"], row["teacher"]), []).append(row)
+        sums.setdefault((row["update"], row["teacher"]), []).append(row)
     items = [
         WeightLine(
             update=update,
@@ -66,4 +75,4 @@ def weights(cursor: sqlite3.Cursor, student: str, after: int | None) -> Page[Wei
         )
         for (update, teacher), some in sums.items()
     ]
-    return Page(items=items, next=items[-1].update if last is not None else None)
+    return Page(items=items, next=more)

@@ -82,7 +82,7 @@ class Transaction:
             self._history[name] += change
 
     def happened(self, name: str, value: int = 1) -> None:
-        """Count something by the minute only: what depends on time is no count of the run's."""
+        """Count something by the minute, and in all (as minute 0), only: what depends on time is no count of the run's."""
         self._history[name] += value
 
     def flush(self) -> None:
@@ -93,6 +93,8 @@ class Transaction:
             execute(self._cursor, _COUNT, {"name": name, "value": value})
         for name, value in self._history.items():
             execute(self._cursor, _HISTORY, {"name": name, "minute_at": int(self.now // 60), "value": value})
+            if name not in self._counts:
+                execute(self._cursor, _HISTORY, {"name": name, "minute_at": 0, "value": value})
             if name in _DATED:
                 execute(self._cursor, _LATEST, {"name": LATEST + name, "minute_at": 0, "value": int(self.now)})
 

@@ -13,12 +13,16 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+MOST_BYTES = 2**20
+"""Of a body that is refused: more is not even taken."""
+
 _OPEN = ("/healthz", "/readyz")
+_TOLD = ("/metrics", "/status")
 _CHANGES = ("/api/control",)
 
 
@@ -39,7 +43,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, rules: Rules) -> None:
         self._app = app
-        self._rules = rules
+        self._rules = replace(rules, hosts=[host.lower() for host in rules.hosts])
         self._headers = _headers(rules.scripts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,11 +54,14 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *self._headers]}
+                named = {name.lower() for name, _ in message["headers"]}
+                kept = [] if b"cache-control" in named else [(b"cache-control", _kept(scope["path"]))]
+                message = {**message, "headers": [*message["headers"], *self._headers, *kept]}
             await send(message)
 
         if refused := self._refused(scope):
             status, why = refused
+            await _drained(receive)
             body = json.dumps({"detail": why}).encode()
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             if status == 401:
@@ -75,10 +82,25 @@ class Guard:
         changes = scope["method"] not in ("GET", "HEAD", "OPTIONS") and path.startswith(_CHANGES)
         if changes and not (rules.controls and rules.token):
             return 403, "nothing can be controlled here: the run's own server does it, when http.token is given"
-        needs = changes or (rules.closed and path not in _OPEN and (path.startswith("/api") or path in ("/metrics", "/status")))
+        needs = changes or (rules.closed and path not in _OPEN and (path.startswith("/api") or path in _TOLD))
         if needs and not _holds(headers.get(b"authorization", b""), rules.token):
             return 401, "a token is needed: Authorization: Bearer TOKEN"
         return None
+
+
+def _kept(path: str) -> bytes:
+    """What is told of the run nobody keeps; the page's own files are asked for again, and sent if they have changed."""
+    return b"no-store" if path.startswith("/api") or path in _OPEN or path in _TOLD else b"no-cache"
+
+
+async def _drained(receive: Receive) -> None:
+    """Take what is still being sent, up to a point: whoever sends reads the answer only then."""
+    taken = 0
+    while taken < MOST_BYTES:
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return
 
 
 def _holds(header: bytes, token: str | None) -> bool:

@@ -106,6 +106,16 @@ def gates(counts: Mapping[str, int]) -> list[GateLine]:
     ]
 
 
+def latencies(counts: Mapping[str, int], agent: str) -> dict[int, int]:
+    """How many calls of an agent fell into each bucket of `LATENCIES_S`."""
+    return {
+        int(number): value
+        for key, value in _under(counts, "latency.").items()
+        for number, _, name in [key.partition(".")]
+        if name == agent and number.isdigit()
+    }
+
+
 def latency_s(buckets: Mapping[int, int], share: float) -> float | None:
     """The upper bound of the bucket that holds this share of the latencies, counted from the shortest; None of none."""
     total, seen = sum(buckets.values()), 0
@@ -156,12 +166,7 @@ def _agents(config: RunConfig, activity: Activity, alive: Mapping[str, Any]) -> 
 def _agent(role: Any, name: str, engine: str, budget: Any, activity: Activity, alive: Mapping[str, Any]) -> AgentLine:
     counts, recent = activity.counts, activity.recent
     state, why = _agent_state(name, engine, alive)
-    buckets = {
-        int(number): value
-        for key, value in _under(recent, "latency.").items()
-        for number, _, agent in [key.partition(".")]
-        if agent == name and number.isdigit()
-    }
+    buckets = latencies(recent, name) or latencies(activity.latencies, name)
     return AgentLine(
         name=name,
         role=role,
@@ -185,7 +190,7 @@ def _agent_state(name: str, engine: str, alive: Mapping[str, Any]) -> tuple[Any,
         return "paused", f"by {by}"
     told = alive.get("engines", {}).get(engine)
     if told is None:
-        return "unknown", ""
+        return "idle", ""  # its engine is not open
     for state in ("gone", "parked"):
         if told[state]:
             return state, told[state]

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import json
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -69,6 +71,15 @@ def application(config: RunConfig, folder: Folder, *, http: Http, token: str | N
     async def _cannot_read(_: Request, error: StoreError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, status_code=503)
 
+    @app.exception_handler(RequestValidationError)
+    async def _wrong(_: Request, error: RequestValidationError) -> JSONResponse:
+        mistakes = [{key: mistake[key] for key in ("loc", "msg", "type")} for mistake in error.errors()]
+        return JSONResponse({"detail": readable(mistakes)}, status_code=422)  # without what was sent: it may be anything
+
+    @app.exception_handler(RecursionError)
+    async def _too_deep(_: Request, error: RecursionError) -> JSONResponse:
+        return JSONResponse({"detail": "what was sent is nested too deeply"}, status_code=400)
+
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     rules = Rules(
         hosts=(*LOOPBACK, http.host, *http.hosts),
@@ -78,6 +89,11 @@ def application(config: RunConfig, folder: Folder, *, http: Http, token: str | N
         scripts=inline_scripts(STATIC / "index.html"),
     )
     return Guard(app, rules)
+
+
+def readable(value: Any) -> Any:
+    """JSON in which half a character, which cannot be sent, is spelled out."""
+    return json.loads(json.dumps(value, default=str).encode("utf-8", "backslashreplace").decode().replace("\\ud", "\\\\ud"))
 
 
 def inline_scripts(page: Path) -> Sequence[str]:

@@ -28,12 +28,12 @@ class StageLine:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentLine:
     """A teacher, the prover or a judge. `recent` figures are of the last minutes; latencies are upper bounds of buckets that
-    double; `won` is its share of the steps of chosen paths, early, in the middle and late, None where nothing was chosen."""
+    double, of the last minutes where there were calls, else of all; `won` is its share of the steps of chosen paths, early, in the middle and late, None where nothing was chosen."""
 
     name: str
     role: Literal["teacher", "prover", "judge", "student"]
     engine: str
-    state: Literal["asked", "parked", "paused", "gone", "unknown"]
+    state: Literal["asked", "parked", "paused", "gone", "idle"]
     why: str
     calls: int
     recent_calls: int

@@ -571,6 +571,16 @@ def _of_wins(folder: Folder) -> Counter[str]:
     return counts
 
 
+def within(wanted: str | None, *texts: str) -> bool:
+    """Whether one of the texts holds what is wanted, letters of ASCII in either case; nothing wanted: yes."""
+    return wanted is None or any(small(wanted) in small(text) for text in texts)
+
+
+def small(text: str) -> str:
+    """Letters of ASCII as small ones."""
+    return "".join(each.lower() if each.isascii() else each for each in text)
+
+
 # The server
 
 

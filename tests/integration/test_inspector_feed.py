@@ -364,6 +364,23 @@ def test_a_watcher_that_reads_nothing_holds_nobody_up_and_is_forgotten_when_it_g
     asyncio.run(watchers_become(site, 0))
 
 
+def test_a_look_that_fails_ends_neither_the_stream_nor_the_server(site: Site) -> None:
+    """A disk that does not answer, another process that holds the store for too long: the next look may do better."""
+
+    async def watch() -> None:
+        async with watching(site) as stream:
+            await anext(stream)
+            await watchers_become(site, 1)
+            changed(site.folder, "ALTER TABLE event RENAME TO gone")
+            await asyncio.sleep(1.2)
+            changed(site.folder, "ALTER TABLE gone RENAME TO event")
+            await writing(site, lambda store: store.record_failure(failure(0)))
+            assert summed(await told_until(stream, site.folder)) == {"failure": 1}
+
+    asyncio.run(watch())
+    assert site.get("/api/questions", limit=1)["items"]
+
+
 def test_one_that_goes_at_once_is_not_counted_for_long(site: Site) -> None:
     for _ in range(10):
         with socket.create_connection(("127.0.0.1", site.port)) as hasty:

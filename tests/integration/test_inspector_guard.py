@@ -410,6 +410,7 @@ WRONG: list[Any] = [
 UNREADABLE = [
     *(b"", b"{", b"\xff\xfe", b"verb=pause", b'{"verb": "pause", "verb": "stop"}', b'{"verb": "pause"} {}'),
     *(rb'{"verb": "pause", "by": "\ud800"}', rb'{"verb": "pause", "subject": "\udfff"}', rb'{"verb": "pause", "\ud800": 1}'),
+    *(rb'{"verb": "pause", "\\ud800": 1}', rb'{"verb": "pause", "\\\\ud": 1}', '{"verb": "pause", "\U0001f9ee \\\\u": 1}'.encode()),
     *(b'{"verb": "pause", "value": NaN}', b'{"verb": "pause", "subject": Infinity}', b'{"verb": 1e999}', b"NaN"),
     *(b'{"verb": "set", "subject": "budget.usd", "value": -Infinity}', b'{"verb": %s}' % (b"9" * 5000)),
     *(b"[" * 100_000, b'{"verb": "pause", "by": ' + b"[" * 5000 + b"]" * 5000 + b"}", b'{"verb": "pause", "by": "\x00"}'),

@@ -39,3 +39,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("report") as report:
         report.create_index("ix_report_student", ["student", "update"])
+    op.drop_index("ix_node_tree", "node")
+    op.create_index("ix_node_question", "node", ["question"])  # in the order of arrival, and not touched when a node moves
+    op.drop_index("ix_trajectory_question", "trajectory")
+    op.create_index("ix_trajectory_question", "trajectory", ["question"])
