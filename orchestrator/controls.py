@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 Location = tuple[str | int, ...]
 
 LOOK_S = 0.5
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def settable(config: RunConfig) -> dict[str, Location]:
@@ -84,6 +86,8 @@ async def ask(store: Store, folder: Folder, verb: Verb, subject: str, value: str
 
 
 def _changed(folder: Folder, location: Location, subject: str, value: str | None) -> RunConfig:
+    if value and value != "null" and not _NUMBER.fullmatch(value):
+        raise ConfigError(f"set {subject}: {value[:40]!r} is no number; accepted: a number, or nothing for no limit")
     override = f"{'.'.join(str(part) for part in location)}={value or ''}"
     try:
         return load(str(folder.config), [override])

@@ -28,9 +28,9 @@ class Page(Generic[T]):
 class Activity:
     """The run at one moment: all its counts, its living process, and what happened in the last minutes.
 
-    `recent` sums the growth of counts over `recent_s` seconds; `latencies` are of all time; `solved_at`, `answered_at` and `accepted_at` say when that last
-    happened, in seconds since the epoch; None: never. `seq` is the last event's number. Students by name: how many `updates`,
-    where their `finals` are, and why they `stopped` early.
+    `recent` sums the growth of counts over `recent_s` seconds; `latencies` are of all time; `solved_at`, `answered_at` and
+    `accepted_at` say when that last happened, in seconds since the epoch; None: never. `seq` is the last event's number. Students
+    by name: how many `updates`, where their `finals` are, and why they `stopped` early.
     """
 
     seq: int
@@ -222,6 +222,15 @@ class FailureLine:
     message: str
     tries: int
     subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsLine:
+    """Named numbers of a student at one update; None: infinite, or no number any more."""
+
+    student: str
+    update: int
+    values: Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,15 @@ TITLE = 120
 """Characters of a step's title, and of a trajectory's opening, in a list."""
 
 
+def _start(column: str) -> str:
+    """SQL for the bytes that a text's first `TITLE` characters need: as a text, it would end at a null character."""
+    return f"substr(CAST({column} AS BLOB), 1, {4 * TITLE})"
+
+
+def _begins(start: bytes | None) -> str:
+    return (start or b"").decode(errors="ignore")[:TITLE]
+
+
 def activity(cursor: sqlite3.Cursor) -> Activity | None:
     """The run as it is; None when none has begun."""
     run = cursor.execute("SELECT * FROM run").fetchone()
@@ -152,7 +161,7 @@ def question(cursor: sqlite3.Cursor, id: str) -> QuestionWhole | None:
 
 
 _NODE = (
-    f"SELECT rowid AS place, id, parent, depth, rank, state, step_index AS step, substr(title, 1, {TITLE}) AS title, author, "
+    f"SELECT rowid AS place, id, parent, depth, rank, state, step_index AS step, {_start('title')}, author, "
     "authors, finish, score, prompt_tokens, completion_tokens, cost, reason FROM node "
 )
 
@@ -165,6 +174,7 @@ _STEP = "SELECT id, parent, question, text, logprobs, prover, target FROM node W
 def _node_line(row: sqlite3.Row) -> NodeLine:
     values = dict(zip(_NODE_KEYS, row, strict=True))  # half the time of a mapping of the row: trees are large
     values["state"], values["authors"] = _STATES[values["state"]], _authors(values["authors"])
+    values["title"] = _begins(values["title"])
     return NodeLine(**values)
 
 
@@ -247,7 +257,7 @@ def calls_with(cursor: sqlite3.Cursor, subject: str, purpose: str, prefix: str, 
 
 TRAJECTORY = (
     "SELECT t.rowid AS place, t.id, t.question, q.position, t.teachers, t.origin, t.style, t.score, t.best, t.answer, v.outcome, "
-    f"coalesce(v.reason, '') AS reason, t.completion_tokens, t.cost, substr(t.text, 1, {TITLE}) AS opening "
+    f"coalesce(v.reason, '') AS reason, t.completion_tokens, t.cost, {_start('t.text')} AS opening "
     "FROM trajectory t JOIN question q ON q.id = t.question LEFT JOIN verdict v ON v.trajectory = t.id "
 )
 
@@ -255,7 +265,15 @@ TRAJECTORY = (
 def trajectory_line(row: sqlite3.Row) -> TrajectoryLine:
     """The line of a row of `TRAJECTORY`."""
     outcome = None if row["outcome"] is None else Outcome(row["outcome"])
-    return TrajectoryLine(**{**row, "teachers": json.loads(row["teachers"]), "best": bool(row["best"]), "outcome": outcome})
+    return TrajectoryLine(
+        **{
+            **row,
+            "teachers": json.loads(row["teachers"]),
+            "best": bool(row["best"]),
+            "outcome": outcome,
+            "opening": _begins(row["opening"]),
+        }
+    )
 
 
 def trajectories(

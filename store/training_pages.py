@@ -5,12 +5,12 @@ Invariant: as in `pages.py`, a page looks at no more than `SCAN` rows. Not cover
 
 from __future__ import annotations
 
+import json
+import math
 import sqlite3
 
-from store import rows
-from store.lines import Assigned, LessonLine, Page, WeightLine
+from store.lines import Assigned, LessonLine, MetricsLine, Page, WeightLine
 from store.pages import ASSIGNED, NEWEST, SCAN, TRAJECTORY, hits, trajectory_line
-from store.types import Metrics
 
 
 def lessons(cursor: sqlite3.Cursor, student: str, gate: int | None, after: int | None, limit: int) -> Page[LessonLine]:
@@ -32,7 +32,7 @@ def _lesson(cursor: sqlite3.Cursor, place: int) -> LessonLine:
     )
 
 
-def metrics(cursor: sqlite3.Cursor, student: str, after: int | None, every: int, limit: int) -> Page[Metrics]:
+def metrics(cursor: sqlite3.Cursor, student: str, after: int | None, every: int, limit: int) -> Page[MetricsLine]:
     """A student's metrics by update, those whose number is divisible by `every`: each is found by its key."""
     last = cursor.execute("SELECT max([update]) FROM metrics WHERE student = ?", (student,)).fetchone()[0] or 0
     first = every * ((after or 0) // every + 1)
@@ -40,7 +40,12 @@ def metrics(cursor: sqlite3.Cursor, student: str, after: int | None, every: int,
     one = "SELECT * FROM metrics WHERE student = ? AND [update] = ?"
     found = [cursor.execute(one, (student, number)).fetchone() for number in wanted]
     more = wanted[-1] if wanted and wanted[-1] + every <= last else None
-    return Page(items=[rows.metrics_of(row) for row in found if row], next=more)
+    return Page(items=[_metrics_line(row) for row in found if row], next=more)
+
+
+def _metrics_line(row: sqlite3.Row) -> MetricsLine:
+    values = {name: value if math.isfinite(value) else None for name, value in json.loads(row["numbers"]).items()}
+    return MetricsLine(student=row["student"], update=row["update"], values=values)
 
 
 _REPORTS = (

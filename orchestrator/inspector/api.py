@@ -13,6 +13,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import Field
 
 from configs.schema import RunConfig
 from orchestrator.comparison import Row, measured, rows
@@ -33,6 +34,7 @@ from store.lines import (
     Graph,
     HistoryLine,
     LessonLine,
+    MetricsLine,
     NodeLine,
     NodeWhole,
     Page,
@@ -43,7 +45,7 @@ from store.lines import (
     WeightLine,
 )
 from store.store import Store
-from store.types import Event, Metrics, Outcome, QuestionState
+from store.types import Event, Outcome, QuestionState
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -114,12 +116,19 @@ Of = Annotated[Inspected, Depends(_inspected)]
 After = Annotated[int | None, Query(ge=-1, lt=2**62, description="the `next` of the page before; none: the first page")]
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 Text = Annotated[str | None, Query(max_length=200, description="found in the text; letters of ASCII in either case")]
+CountName = Annotated[str, Field(max_length=200)]
 Id = Annotated[str, Path(max_length=64)]
 Name = Annotated[str, Path(max_length=64)]
 
-api = APIRouter(prefix="/api", responses={401: {"model": Mistake}, 403: {"model": Mistake}})
+api = APIRouter(prefix="/api")
 ops = APIRouter()
+REFUSALS: dict[int | str, dict[str, Any]] = {number: {"model": Mistake} for number in (401, 403, 503)}
+"""What may come back from anywhere: no token, a wrong host, a store that cannot be read."""
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Mistake}}
+
+
+def _text(kind: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {kind: {"schema": {"type": "string"}}}}}
 
 
 def _there(found: T | None, what: str) -> T:
@@ -131,7 +140,7 @@ def _there(found: T | None, what: str) -> T:
 # The run
 
 
-@api.get("/run", tags=["run"], responses={503: {"model": Mistake}})
+@api.get("/run", tags=["run"])
 async def run(of: Of) -> RunView:
     """The run at a glance: state, counts by stage, pace, money, agents, failures, what a person should see at once."""
     return await of.view()
@@ -158,7 +167,7 @@ async def counts(of: Of) -> dict[str, int]:
 @api.get("/history", tags=["run"])
 async def history(
     of: Of,
-    name: Annotated[list[str], Query(max_length=50, description="counts by name, such as questions.solved")],
+    name: Annotated[list[CountName], Query(max_length=50, description="counts by name, such as questions.solved")],
     since: Annotated[float, Query(ge=0, le=2**40, description="seconds since the epoch")] = 0,
     points: Annotated[int, Query(ge=1, le=1000)] = 120,
 ) -> list[HistoryLine]:
@@ -298,7 +307,7 @@ async def trajectory(of: Of, id: Id) -> TrajectoryWhole:
 @api.get("/students/{name}/metrics", tags=["students"])
 async def metrics(
     of: Of, name: Name, every: Annotated[int, Query(ge=1, le=10**6)] = 1, after: After = None, limit: Limit = 500
-) -> Page[Metrics]:
+) -> Page[MetricsLine]:
     """A student's losses and rates by update; `every`: only updates whose number it divides."""
     return await of.page(training_pages.metrics, name, after, every, limit)
 
@@ -352,7 +361,7 @@ async def controls(of: Of, after: After = None, limit: Limit = 100) -> Page[Cont
     return Page(items=found, next=found[-1].id if len(found) == limit else None)
 
 
-@api.get("/stream", tags=["events"], response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
+@api.get("/stream", tags=["events"], response_class=StreamingResponse, responses=_text("text/event-stream"))
 async def stream(
     of: Of,
     request: Request,
@@ -378,14 +387,14 @@ async def healthz() -> Health:
     return Health(status="ok")
 
 
-@ops.get("/readyz", tags=["operations"], responses={503: {"model": Mistake}})
+@ops.get("/readyz", tags=["operations"])
 async def readyz(of: Of) -> Health:
     """The store can be read, and a run is in it."""
     await of.view()
     return Health(status="ready")
 
 
-@ops.get("/metrics", tags=["operations"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@ops.get("/metrics", tags=["operations"], response_class=Response, responses=_text("text/plain"))
 async def exposed(of: Of) -> Response:
     """The run in Prometheus' format."""
     view = await of.view()

@@ -16,8 +16,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from store.store import Store
+import structlog
+
+from store.store import Store, StoreError
 from store.types import Event
+
+log = structlog.get_logger()
 
 TICK_S = 0.5
 MOST_EVENTS = 5000
@@ -107,6 +111,11 @@ class Feed:
         """Server-sent events about what came after a number; None: from now on."""
         seen = await self._last() if after is None else after
         yield f"retry: 1000\nid: {seen}\nevent: hello\ndata: {json.dumps({'seq': seen})}\n\n"
+        if missed := await self._caught_up(seen):
+            seen = missed.last
+            yield missed.told()
+        if not self._watchers:
+            self._seq = seen  # what happens until the first look is in it
         self._watchers += 1
         self._watched.set()
         try:
@@ -131,7 +140,7 @@ class Feed:
             except TimeoutError:
                 pass
             known = [tick for tick in self._ticks if tick.last > seen]
-        if known and known[0].first <= seen + 1:
+        if known and known[0].first == seen + 1:
             found = known[0]
             for tick in known[1:]:
                 found = found.joined(tick)
@@ -139,12 +148,12 @@ class Feed:
         return await self._caught_up(seen)
 
     async def _caught_up(self, seen: int) -> Tick | None:
-        """What a watcher that is further behind than our ticks reach has missed."""
+        """What a watcher that is further behind than our ticks reach has missed; one that is ahead knew another store."""
         last = await self._last()
-        if last <= seen:
+        if last == seen:
             return None
-        if last - seen > FAR_BEHIND:
-            return Tick(first=seen + 1, last=last, kinds=Counter({"reset": 1}))
+        if not 0 < last - seen <= FAR_BEHIND:
+            return Tick(first=last, last=last, kinds=Counter({"reset": 1}))
         tick = Tick(first=seen + 1, last=seen)
         while tick.last < last and (events := await self._store.events(tick.last, MOST_EVENTS)):
             _add(tick, events)
@@ -153,12 +162,19 @@ class Feed:
     async def _last(self) -> int:
         return await self._store.last_event()
 
+    async def _events(self) -> Sequence[Event]:
+        """The next ones; none while the store cannot be read, which whoever asks for a view is told."""
+        try:
+            return await self._store.events(self._seq, MOST_EVENTS)
+        except StoreError as error:
+            log.warning("cannot_look", error=str(error))
+            return ()
+
     async def _look(self) -> None:
         while True:
             await self._watched.wait()
-            self._seq = await self._last()
             while self._watchers:
-                events = await self._store.events(self._seq, MOST_EVENTS)
+                events = await self._events()
                 if events:
                     tick = Tick(first=self._seq + 1, last=self._seq)
                     _add(tick, events)

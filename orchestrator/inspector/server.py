@@ -10,7 +10,6 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import json
 import os
 import re
 import signal
@@ -31,7 +30,7 @@ from starlette.types import ASGIApp
 
 from configs.schema import LOOPBACK, Http, RunConfig
 from orchestrator.folder import Folder
-from orchestrator.inspector.api import Inspected, api, ops
+from orchestrator.inspector.api import REFUSALS, Inspected, api, ops
 from orchestrator.inspector.feed import Feed
 from orchestrator.inspector.guard import Guard, Rules
 from orchestrator.inspector.verbs import verbs
@@ -62,6 +61,7 @@ def application(config: RunConfig, folder: Folder, *, http: Http, token: str | N
         redoc_url=None,
         openapi_url="/api/openapi.json",
         swagger_ui_oauth2_redirect_url=None,
+        responses=REFUSALS,
     )
     app.include_router(api)
     app.include_router(verbs)
@@ -93,7 +93,11 @@ def application(config: RunConfig, folder: Folder, *, http: Http, token: str | N
 
 def readable(value: Any) -> Any:
     """JSON in which half a character, which cannot be sent, is spelled out."""
-    return json.loads(json.dumps(value, default=str).encode("utf-8", "backslashreplace").decode().replace("\\ud", "\\\\ud"))
+    if isinstance(value, dict):
+        return {readable(key): readable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [readable(inner) for inner in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def inline_scripts(page: Path) -> Sequence[str]:

@@ -28,7 +28,8 @@ class StageLine:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentLine:
     """A teacher, the prover or a judge. `recent` figures are of the last minutes; latencies are upper bounds of buckets that
-    double, of the last minutes where there were calls, else of all; `won` is its share of the steps of chosen paths, early, in the middle and late, None where nothing was chosen."""
+    double, of the last minutes if there were calls, else of all time; `won` is its share of the steps of chosen paths, early, in
+    the middle and late, None where nothing was chosen; `idle`: its engine is not open."""
 
     name: str
     role: Literal["teacher", "prover", "judge", "student"]

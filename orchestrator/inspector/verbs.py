@@ -32,7 +32,7 @@ class Control(BaseModel):
     by: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w .@-]+$")] = "somebody at the page"
 
 
-@verbs.post("/control", responses={401: {"model": Mistake}, 403: {"model": Mistake}, 409: {"model": Mistake}})
+@verbs.post("/control", responses={400: {"model": Mistake}, 409: {"model": Mistake}})
 async def control(of: Of, asked: Control) -> Asked:
     """Pause or resume the run or a teacher, requeue an unsolved question, set a limit or a budget."""
     try:

@@ -718,6 +718,7 @@ async def watching(site: Site, after: int | None = None, *, last: int | None = N
     """What a page is told that says where it was: by `after` in the address, or by `Last-Event-ID`."""
     headers = {} if last is None else {"last-event-id": str(last)}
     async with (
+        asyncio.timeout(30),
         httpx.AsyncClient(base_url=site.url, timeout=20, trust_env=False) as client,
         client.stream("GET", "/api/stream", params={} if after is None else {"after": after}, headers=headers) as answer,
     ):

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -208,7 +209,7 @@ def test_with_the_right_token_what_is_asked_is_kept_with_who_and_when(mine: Site
     (event,) = mine.all("/api/events", after=len(events))
     assert (event["kind"], event["subject"]) == ("control", str(number))
     assert kept == {"id": number, "value": None, "was": None, "outcome": "", "asked_at": event["time"], **PAUSE}
-    assert 0 <= mine.settled_view()["now"] - kept["asked_at"] < 60
+    assert 0 <= time.time() - kept["asked_at"] < 60
     assert mine.answer("/api/control", "POST", json={"verb": "resume"}).json() == {"id": number + 1}
     (kept,) = mine.all("/api/controls", after=number)
     assert (kept["verb"], kept["subject"], kept["by"]) == ("resume", "", "somebody at the page")
@@ -410,7 +411,7 @@ WRONG: list[Any] = [
 UNREADABLE = [
     *(b"", b"{", b"\xff\xfe", b"verb=pause", b'{"verb": "pause", "verb": "stop"}', b'{"verb": "pause"} {}'),
     *(rb'{"verb": "pause", "by": "\ud800"}', rb'{"verb": "pause", "subject": "\udfff"}', rb'{"verb": "pause", "\ud800": 1}'),
-    *(rb'{"verb": "pause", "\\ud800": 1}', rb'{"verb": "pause", "\\\\ud": 1}', '{"verb": "pause", "\U0001f9ee \\\\u": 1}'.encode()),
+    *(rb'{"verb": "pause", "\\ud800": 1}', rb'{"verb": "pause", "\\\\ud": 1}', rb'{"verb": "pause", "\ud83e\uddee": 1}'),
     *(b'{"verb": "pause", "value": NaN}', b'{"verb": "pause", "subject": Infinity}', b'{"verb": 1e999}', b"NaN"),
     *(b'{"verb": "set", "subject": "budget.usd", "value": -Infinity}', b'{"verb": %s}' % (b"9" * 5000)),
     *(b"[" * 100_000, b'{"verb": "pause", "by": ' + b"[" * 5000 + b"]" * 5000 + b"}", b'{"verb": "pause", "by": "\x00"}'),

@@ -12,6 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -41,6 +42,7 @@ from inspected import (
     rows,
     sampled,
     served,
+    settle,
     ticking,
     within,
     written,
@@ -100,6 +102,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = make(tmp_path_factory.mktemp("run"), fill, clock=ticking())
     with served(folder) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def view(site: Site) -> Mapping[str, Any]:
+    """The run while a process lives."""
+    beat(site.folder)
+    return site.settled_view()
 
 
 def keys(found: list[Row], key: str = "id") -> list[Any]:
@@ -469,8 +478,8 @@ def test_a_call_comes_with_what_was_sent_and_what_came_back(site: Site) -> None:
         assert found["line"] in site.all(f"/api/questions/{row['subject']}/calls")
 
 
-def last_report(folder: Folder, student: str, trajectory: str) -> Row:
-    of = [row for row in rows(folder, "report") if (row["student"], row["trajectory"]) == (student, trajectory)]
+def last_report(reports: list[Row], student: str, trajectory: str) -> Row:
+    of = [row for row in reports if (row["student"], row["trajectory"]) == (student, trajectory)]
     return max(of, key=lambda row: row["update"], default={})
 
 
@@ -478,7 +487,7 @@ REPORTED = ("update", "cross_entropy", "alpha", "adaptability", "consensus", "di
 
 
 def test_a_trajectory_comes_with_its_verdict_rulings_standing_and_whose_lesson_it_is(site: Site) -> None:
-    of = {name: rows(site.folder, name) for name in ("verdict", "ruling", "standing", "route", "question")}
+    of = {name: rows(site.folder, name) for name in ("verdict", "ruling", "standing", "route", "question", "report")}
     listed = {each["id"]: each for each in site.all("/api/trajectories", limit=500)}
     for row in rows(site.folder, "trajectory"):
         found, line = site.get(f"/api/trajectories/{row['id']}"), listed[row["id"]]
@@ -511,7 +520,7 @@ def test_a_trajectory_comes_with_its_verdict_rulings_standing_and_whose_lesson_i
         )
         expected = [
             {key: each[key] for key in ("student", "round", "gate", "probability")}
-            | {key: last_report(site.folder, each["student"], row["id"]).get(key) for key in REPORTED}
+            | {key: last_report(of["report"], each["student"], row["id"]).get(key) for key in REPORTED}
             for each in routes
         ]
         assert found["assigned"] == expected
@@ -519,7 +528,7 @@ def test_a_trajectory_comes_with_its_verdict_rulings_standing_and_whose_lesson_i
 
 def test_a_lesson_comes_with_what_the_student_reported_last_of_it(site: Site) -> None:
     for lesson in site.all("/api/students/small/lessons", limit=500)[::5]:
-        report = last_report(site.folder, "small", lesson["trajectory"]["id"])
+        report = last_report(rows(site.folder, "report"), "small", lesson["trajectory"]["id"])
         assert {key: lesson["assigned"][key] for key in REPORTED} == {key: report.get(key) for key in REPORTED}
         assert lesson["trajectory"] == site.get(f"/api/trajectories/{lesson['trajectory']['id']}")["line"]
 
@@ -689,11 +698,9 @@ def test_a_list_about_nobody_is_empty(site: Site, path: str) -> None:
 # The run at a glance
 
 
-def test_the_view_of_the_run_is_what_a_recount_over_the_rows_gives(site: Site) -> None:
+def test_the_view_of_the_run_is_what_a_recount_over_the_rows_gives(site: Site, view: Mapping[str, Any]) -> None:
     counted = recounted(site.folder)
     assert counts_in(site.folder) == counted
-    beat(site.folder)
-    view = site.settled_view()
 
     def under(prefix: str) -> dict[str, int]:
         return {name.removeprefix(prefix): value for name, value in counted.items() if name.startswith(prefix)}
@@ -716,9 +723,8 @@ def test_the_view_of_the_run_is_what_a_recount_over_the_rows_gives(site: Site) -
     assert site.get("/api/counts") == {row["name"]: row["value"] for row in rows(site.folder, "count")}
 
 
-def test_the_view_of_the_run_tells_of_each_agent_what_it_did(site: Site) -> None:
-    beat(site.folder)
-    view, counted = site.settled_view(), recounted(site.folder)
+def test_the_view_of_the_run_tells_of_each_agent_what_it_did(site: Site, view: Mapping[str, Any]) -> None:
+    counted = recounted(site.folder)
     agents = {each["name"]: each for each in view["agents"]}
     assert list(agents) == [*TEACHERS, "prover", *JUDGES]
     assert [each["role"] for each in agents.values()] == ["teacher"] * 3 + ["prover"] + ["judge"] * 2
@@ -744,9 +750,26 @@ def happened(folder: Folder, table: str, kind: str) -> list[tuple[int, Row]]:
     return list(zip(times, rows(folder, table), strict=True))
 
 
-def test_what_is_recent_is_what_happened_in_the_last_minutes(site: Site) -> None:
-    beat(site.folder)
-    view = site.settled_view()
+def bound_of(latencies: list[float], share: float) -> float | None:
+    """The lowest bound of all that this share of the latencies is within."""
+    found = (bound for bound in LATENCIES_S if sum(each <= bound for each in latencies) >= share * len(latencies))
+    return next(found) if latencies else None
+
+
+def test_latencies_are_of_all_calls_where_there_was_none_of_late(tmp_path: Path) -> None:
+    folder = make(tmp_path, fill, clock=ticking(90_000))
+    with served(folder) as site:
+        agents = site.get("/api/run")["agents"]
+    calls = [row for row in rows(folder, "call") if not row["reused"]]
+    assert {agent["recent_calls"] for agent in agents} == {0}
+    for key, share in (("latency_p50_s", 0.5), ("latency_p95_s", 0.95)):
+        assert {agent["name"]: agent[key] for agent in agents} == {
+            agent["name"]: bound_of([call["latency_s"] for call in calls if call["agent"] == agent["name"]], share)
+            for agent in agents
+        }
+
+
+def test_what_is_recent_is_what_happened_in_the_last_minutes(site: Site, view: Mapping[str, Any]) -> None:
     since = int(view["now"] // 60) - pages.RECENT_MIN
     began = max(view["started_at"], 60 * (since + 1))
     assert view["recent_s"] == pytest.approx(view["now"] - began, abs=1)
@@ -761,19 +784,18 @@ def test_what_is_recent_is_what_happened_in_the_last_minutes(site: Site) -> None
     assert view["calls_per_minute"] == pytest.approx(60 * len(calls) / view["recent_s"])
     assert view["tokens_per_s"] == pytest.approx(sum(call["completion_tokens"] for call in calls) / view["recent_s"])
     for agent in view["agents"]:
-        own = sorted(call["latency_s"] for call in calls if call["agent"] == agent["name"])
-        assert agent["recent_calls"] == len(own)
-        for key, share in (("latency_p50_s", 0.5), ("latency_p95_s", 0.95)):
-            within_bound = [bound for bound in LATENCIES_S if sum(each <= bound for each in own) >= share * len(own)]
-            assert agent[key] == (within_bound[0] if own else None)
+        assert agent["recent_calls"] == sum(call["agent"] == agent["name"] for call in calls)
+    for key, share in (("latency_p50_s", 0.5), ("latency_p95_s", 0.95)):
+        assert {agent["name"]: agent[key] for agent in view["agents"]} == {
+            agent["name"]: bound_of([call["latency_s"] for call in calls if call["agent"] == agent["name"]], share)
+            for agent in view["agents"]
+        }
     for key, kind in (("solved_at", "question_solved"), ("answered_at", "call")):
         last = max(row["time"] for row in rows(site.folder, "event") if row["kind"] == kind)
         assert view[key] == int(last)
 
 
-def test_what_the_living_process_tells_is_shown_while_it_is_heard(site: Site) -> None:
-    beat(site.folder)
-    view = site.settled_view()
+def test_what_the_living_process_tells_is_shown_while_it_is_heard(site: Site, view: Mapping[str, Any]) -> None:
     assert (view["state"], view["pid"], view["in_flight_questions"]) == ("running", PULSE["pid"], 8)
     (searched,) = [each for each in view["stages"] if each["name"] == "search"]
     assert searched == {"name": "search", "seconds": 16.0, "active": True, "done": NUM_SETTLED, "total": NUM_QUESTIONS}
@@ -820,7 +842,14 @@ def test_the_state_of_the_run_is_told_as_it_is(tmp_path: Path, ends: Any) -> Non
     ],
 )
 def test_counts_that_do_not_add_up_are_said_to(tmp_path: Path, wrong: str) -> None:
-    folder = make(tmp_path, fill, clock=ticking())
+    async def work(store: Store) -> None:
+        await begin(store, 2)
+        for number in range(2):
+            await settle(store, number, Random(number))
+
+    folder = make(tmp_path, work)
+    with served(folder) as site:
+        assert site.get("/api/run")["balance"] is True
     changed(folder, wrong)
     with served(folder) as site:
         assert site.get("/api/run")["balance"] is False
