@@ -13,12 +13,17 @@ import termios
 import time
 from pathlib import Path
 
-from command import COMMAND, config, environment, kept
+from command import COMMAND, config, ended, environment, heard, kept, living
 
 _CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
-def watched(folder: Path, *, stop_after_s: float | None = None) -> tuple[int, str, bytes]:
+RUN = ("run", "run.yaml")
+
+
+def watched(
+    folder: Path, *arguments: str, stop_after_s: float | None = None, seen: bytes = b"the walk"
+) -> tuple[int, str, bytes]:
     """Run the command on a terminal of 110 x 40: its exit code, its text, and all that it sent."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
@@ -26,7 +31,7 @@ def watched(folder: Path, *, stop_after_s: float | None = None) -> tuple[int, st
     began = time.monotonic()
     asked = False
     with subprocess.Popen(
-        [*COMMAND, "run", "run.yaml"],
+        [*COMMAND, *(arguments or RUN)],
         cwd=folder,
         env=environment(TERM="xterm-256color"),
         stdin=theirs,
@@ -37,7 +42,7 @@ def watched(folder: Path, *, stop_after_s: float | None = None) -> tuple[int, st
         try:
             while chunk := _read(ours):
                 sent += chunk
-                if stop_after_s and not asked and b"the walk" in sent and time.monotonic() - began > stop_after_s:
+                if stop_after_s and not asked and seen in sent and time.monotonic() - began > stop_after_s:
                     asked = True
                     process.send_signal(signal.SIGINT)
         finally:
@@ -74,3 +79,27 @@ def test_an_interrupt_gives_the_terminal_back(tmp_path: Path) -> None:
     assert "interrupted; the same command resumes" in text
     assert "Traceback" not in text
     assert sent.rfind(b"\x1b[?25h") > sent.rfind(b"\x1b[?25l")
+
+
+def test_another_terminal_watches_the_run_and_its_latest_tree_until_it_ends(tmp_path: Path) -> None:
+    name = config(tmp_path, count=8, engine={"latency_s": 0.15}, limits={"questions": 2})
+    with living("run", name, cwd=tmp_path) as process:
+        heard(process, "  ")
+        code, text, sent = watched(tmp_path, "status", "runs/walk", "--watch")
+        assert ended(process).code == 0
+    assert code == 0, text
+    for shown in ("walk: running", "search", "questions 8/8", "prover", "won early", " finished: ", "walk: finished"):
+        assert shown in text, shown
+    assert "Traceback" not in text
+    assert sent.rfind(b"\x1b[?25h") > sent.rfind(b"\x1b[?25l")
+
+
+def test_who_watches_may_leave_and_the_run_goes_on(tmp_path: Path) -> None:
+    name = config(tmp_path, count=12, engine={"latency_s": 0.2}, limits={"questions": 2})
+    with living("run", name, cwd=tmp_path) as process:
+        heard(process, "  ")
+        code, text, sent = watched(tmp_path, "status", "runs/walk", "--watch", stop_after_s=2.0, seen=b"in work")
+        assert code == 130
+        assert "Traceback" not in text
+        assert sent.rfind(b"\x1b[?25h") > sent.rfind(b"\x1b[?25l")
+        assert ended(process).code == 0

@@ -311,30 +311,25 @@ def test_twenty_watchers_are_all_told_everything_and_are_forgotten_when_they_go(
     asyncio.run(watch())
 
 
-def test_a_slow_watcher_is_told_in_fewer_ticks_and_the_same(site: Site) -> None:
+def test_a_slow_watcher_is_told_in_one_tick_what_a_quick_one_is_told_in_several(site: Site) -> None:
     async def watch() -> None:
         async with open_store(site.folder.database, create=False) as store:
             feed = Feed(store)
-            found: dict[float, list[Told]] = {}
-
-            async def one(pause_s: float) -> None:
-                stream = events_of(lines(feed.follow(41)))
-                await anext(stream)
-                found[pause_s] = []
-                while not found[pause_s] or found[pause_s][-1].id < end:
-                    found[pause_s].append(await anext(stream))
-                    await asyncio.sleep(pause_s)
-
-            end = 41 + 3 * 100  # leased, failed, released
-            async with feed.looking(), asyncio.TaskGroup() as group:
-                for pause_s in (0.0, 0.8):
-                    group.create_task(one(pause_s))
-                await asyncio.sleep(0.1)
+            quick, slow = (events_of(lines(feed.follow(None))) for _ in range(2))
+            async with feed.looking(), asyncio.timeout(20):
+                for stream in (quick, slow):
+                    assert (await anext(stream)).event == "hello"
+                await store.record_failure(failure(0))
+                assert [(await anext(stream)).data["kinds"] for stream in (quick, slow)] == [{"failure": 1}] * 2
                 assert feed.watchers == 2
-                await lease_all(store, num=100)
-            assert len(found[0.8]) < len(found[0.0])
-            assert summed(found[0.0]) == summed(found[0.8]) == happened(site.folder, 41)
-            assert sum(happened(site.folder, 41).values()) == 3 * 100
+                told = []
+                for number in range(1, 4):
+                    await store.record_failure(failure(number))
+                    told.append(await anext(quick))
+                assert [each.data["kinds"] for each in told] == [{"failure": 1}] * 3
+                late = await anext(slow)
+                assert (late.id, late.data["kinds"]) == (told[-1].id, {"failure": 3})
+                assert set(late.data["questions"]) == {name for each in told for name in each.data["questions"]}
 
     asyncio.run(watch())
 

@@ -540,6 +540,35 @@ def test_only_an_unsolved_question_can_be_taken_up_again(tmp_path: Path) -> None
     assert {name: rows(folder, name) for name in before} == before
 
 
+OF_A_QUESTION = ("node", "trajectory", "consensus", "standing")
+OF_A_TRAJECTORY = ("verdict", "ruling", "route", "report")
+
+
+def leaves_nothing_but_its_calls(site: Site, subject: str) -> None:
+    """Of what was there, all but what is about this question and its trajectories is there still, as it was."""
+    tables = (*OF_A_QUESTION, *OF_A_TRAJECTORY, "call", "failure", "question")
+    before = {name: rows(site.folder, name) for name in tables}
+    gone = {row["id"] for row in before["trajectory"] if row["question"] == subject}
+    assert gone
+    assert requeue(site, subject).status_code == 200
+    expected = {
+        **{name: [row for row in before[name] if row["question"] != subject] for name in OF_A_QUESTION},
+        **{name: [row for row in before[name] if row["trajectory"] not in gone] for name in OF_A_TRAJECTORY},
+        "call": before["call"],
+        "failure": [row | (NO_REQUEST if quarantined(row, subject) else {}) for row in before["failure"]],
+        "question": [row | ({"state": "pending", "reason": ""} if row["id"] == subject else {}) for row in before["question"]],
+    }
+    for name in tables:
+        assert rows(site.folder, name) == expected[name], name
+
+
+NO_REQUEST = {"request": ""}
+
+
+def quarantined(failure: Mapping[str, Any], subject: str) -> bool:
+    return failure["subject"] == subject and failure["kind"] == "Quarantined"
+
+
 def test_a_question_that_is_taken_up_again_leaves_nothing_but_its_calls(tmp_path: Path) -> None:
     folder = make(tmp_path, fill, clock=ticking())
     written(folder, lambda store: store.end_run("finished"))
@@ -547,45 +576,22 @@ def test_a_question_that_is_taken_up_again_leaves_nothing_but_its_calls(tmp_path
     assert len(unsolved) == NUM_SETTLED // 3
     with controlled(folder) as site:
         for subject in unsolved:
-            theirs = {name: [row for row in rows(folder, name) if row["question"] != subject] for name in ("node", "trajectory")}
-            gone = {row["id"] for row in rows(folder, "trajectory") if row["question"] == subject}
-            said = {
-                name: [row for row in rows(folder, name) if row["trajectory"] not in gone]
-                for name in ("verdict", "ruling", "standing", "route", "report")
-            }
-            graphs = [row for row in rows(folder, "consensus") if row["question"] != subject]
-            calls_before, failures = rows(folder, "call"), rows(folder, "failure")
-            assert gone
-            answer = requeue(site, subject)
-            assert answer.status_code == 200
-            (row,) = [row for row in rows(folder, "question") if row["id"] == subject]
-            assert (row["state"], row["reason"], row["lease_owner"]) == ("pending", "", None)
-            assert {name: rows(folder, name) for name in theirs} == theirs
-            assert {name: rows(folder, name) for name in said} == said
-            assert rows(folder, "consensus") == graphs
-            assert rows(folder, "call") == calls_before
+            leaves_nothing_but_its_calls(site, subject)
             assert counts_in(folder) == recounted(folder)
-            lifted = [row for row in failures if row["subject"] == subject and row["kind"] == "Quarantined"]
-            assert rows(folder, "failure") == [{**row, "request": ""} if row in lifted else row for row in failures]
+            assert min(row["value"] for row in rows(folder, "count")) == 0
             assert site.get(f"/api/questions/{subject}")["nodes"] == {}
             assert site.all(f"/api/questions/{subject}/tree") == site.all("/api/trajectories", question=subject) == []
             assert site.answer(f"/api/questions/{subject}/consensus").status_code == 404
             assert len(site.all(f"/api/questions/{subject}/calls")) == 4
             assert requeue(site, subject).status_code == 409
-        kept = site.get("/api/controls")["items"]
-        assert [(each["verb"], each["subject"], each["by"], each["outcome"]) for each in kept] == [
-            ("requeue", subject, "jo", "done") for subject in unsolved
-        ]
+        asked = [(each["verb"], each["subject"], each["by"], each["outcome"]) for each in site.all("/api/controls")]
+        assert asked == [("requeue", subject, "jo", "done") for subject in unsolved]
         view = site.settled_view()
-        assert view["balance"] is True
-        assert view["questions"]["unsolved"] == 0
+        assert (view["balance"], view["questions"]["unsolved"]) == (True, 0)
         assert sum(view["questions"].values()) == NUM_QUESTIONS
-        assert view["state"] != "finished"
+        assert (view["state"], view["finished_at"]) == ("interrupted", None)
         kinds = [each["kind"] for each in site.all("/api/events", limit=500)]
         assert kinds.count("question_requeued") == kinds.count("control") == len(unsolved)
-    assert all(value >= 0 for value in counts_in(folder).values())
-    (run,) = rows(folder, "run")
-    assert (run["state"], run["finished_at"]) == ("interrupted", None)
 
 
 def test_what_is_taken_back_leaves_what_would_be_there_without_it(tmp_path: Path) -> None:

@@ -152,6 +152,6 @@ def test_a_host_that_is_not_ours_is_said_in_one_line(tmp_path: Path) -> None:
         async with inspector(Http(port=0, host="192.0.2.1", token="HOME"), Folder(tmp_path), pytest.fail):
             pytest.fail("it is another machine's")
 
-    with pytest.raises(PortTaken, match="192.0.2.1") as caught:
+    with pytest.raises(PortTaken, match=r"192\.0\.2\.1") as caught:
         asyncio.run(work())
     assert "\n" not in str(caught.value)

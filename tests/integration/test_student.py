@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from configs.schema import Lora
 from store.reasoning import response
-from store.store import open_store
+from store.store import Verb, open_store
 from trainers import checkpoint
 from trainers.checkpoint import OtherTraining
 from trainers.data import Batch, Writing, collate
@@ -330,6 +331,30 @@ def test_killed_at_any_moment_it_ends_as_if_never_killed(root: Path, whole: Path
     assert kept(spec)[2][f"reports.{NAME}"] == NUM_LESSONS * spec.student.epochs
     assert losses(spec) == losses(make_spec(whole, model))
     assert adapter(spec) == adapter(make_spec(whole, model))
+
+
+@pytest.mark.long
+def test_while_the_run_is_paused_a_student_waits_and_then_ends_as_if_it_had_not(root: Path, whole: Path, model: Path):
+    spec = make_spec(root, model)
+    asked(spec, "pause")
+    child = process(spec)
+    assert child.stdout
+    assert next(line for line in child.stdout if '"loaded"' in line)
+    time.sleep(3.0)  # undisturbed, it would have ended by now
+    assert kept(spec)[0] == []
+    asked(spec, "resume")
+    code, messages, errors = last_words(child)
+    assert (code, errors) == (0, "")
+    assert messages[-1]["kind"] == "done"
+    assert losses(spec) == losses(make_spec(whole, model))
+
+
+def asked(spec: Spec, verb: Verb) -> None:
+    async def ask() -> None:
+        async with open_store(spec.shared.store, create=False) as store:
+            await store.ask(verb, by="me")
+
+    asyncio.run(ask())
 
 
 @pytest.mark.chaos
