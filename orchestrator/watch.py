@@ -22,7 +22,7 @@ from orchestrator.folder import Folder
 from orchestrator.inspector.overview import overview
 from orchestrator.inspector.shapes import RunView
 from orchestrator.progress import visible
-from store import pages
+from store import pace, pages
 from store.lines import NodeLine
 from store.store import Store, StoreError, open_store
 
@@ -53,7 +53,7 @@ async def _watch(folder: Folder, config: RunConfig, console: Console) -> int:
 
 
 async def _look(store: Store, config: RunConfig, latest: _Latest, height: int) -> tuple[RunView, RenderableType]:
-    activity, run = await store.page(pages.activity), await store.run()
+    activity, run = await store.page(pace.now), await store.run()
     if activity is None or run is None:
         raise StoreError("no run has begun in this store yet")
     effective = configured(config, await store.controls())[0]

@@ -11,20 +11,16 @@ import functools
 import json
 import math
 import sqlite3
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from store import rows
-from store.control import pulses
 from store.lines import (
-    Activity,
     Assigned,
     CallLine,
     CallWhole,
     FailureLine,
     Graph,
-    HistoryLine,
     NodeLine,
     NodeWhole,
     Page,
@@ -35,12 +31,9 @@ from store.lines import (
 )
 from store.reads import consensus as read_consensus
 from store.types import NodeState, Outcome, QuestionState
-from store.writer import LATEST
 
 SCAN = 2000
 """Rows that one page looks at."""
-RECENT_MIN = 10
-"""Minutes over which what is recent is summed."""
 TITLE = 120
 """Characters of a step's title, and of a trajectory's opening, in a list."""
 
@@ -54,56 +47,6 @@ def _begins(start: bytes | None) -> str:
     return (start or b"").decode(errors="ignore")[:TITLE]
 
 
-def activity(cursor: sqlite3.Cursor) -> Activity | None:
-    """The run as it is; None when none has begun."""
-    run = cursor.execute("SELECT * FROM run").fetchone()
-    if run is None:
-        return None
-    now = time.time()
-    minute = int(now // 60)
-    since = minute - RECENT_MIN
-    recent = cursor.execute("SELECT name, sum(value) FROM history WHERE minute_at > ? GROUP BY name", (since,)).fetchall()
-    all_time = dict(cursor.execute("SELECT name, value FROM history WHERE minute_at = 0").fetchall())
-    began_s = max(run["started_at"], (since + 1) * 60)
-    return Activity(
-        seq=cursor.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0],
-        state=run["state"],
-        searched=bool(run["searched"]),
-        started_at=run["started_at"],
-        finished_at=run["finished_at"],
-        counts=dict(cursor.execute("SELECT name, value FROM count").fetchall()),
-        seconds=dict(cursor.execute("SELECT name, seconds FROM stage").fetchall()),
-        finals=dict(cursor.execute("SELECT student, directory FROM checkpoint WHERE final").fetchall()),
-        stopped=_stopped(cursor),
-        updates=dict(cursor.execute("SELECT student, max([update]) FROM metrics GROUP BY student").fetchall()),
-        pulses=pulses(cursor),
-        recent=dict(recent),
-        latencies={name: value for name, value in all_time.items() if name.startswith("latency.")},
-        recent_s=max(1.0, now - began_s),
-        solved_at=all_time.get(f"{LATEST}questions.solved"),
-        accepted_at=all_time.get(f"{LATEST}trajectories.accepted"),
-        answered_at=all_time.get(f"{LATEST}tokens.prompt"),
-    )
-
-
-def _stopped(cursor: sqlite3.Cursor) -> dict[str, str]:
-    """Why a student's training ended early."""
-    return dict(cursor.execute("SELECT subject, message FROM failure WHERE kind = 'Diverged'").fetchall())
-
-
-def history(cursor: sqlite3.Cursor, names: Sequence[str], since: float, points: int) -> list[HistoryLine]:
-    """The growth of some counts since a time, up to the last that there was, in at most `points` equal spans of whole minutes."""
-    first, last = cursor.execute("SELECT min(minute_at), max(minute_at) FROM history WHERE minute_at > 0").fetchone()
-    start = max(first or 0, int(since // 60))
-    span = max(1, -(-((last or 0) - start + 1) // points))
-    found = cursor.execute(
-        f"SELECT name, (minute_at - :start) / :span AS at, sum(value) AS value FROM history "
-        f"WHERE name IN ({_marks(names)}) AND minute_at >= :start GROUP BY name, at ORDER BY at, name",
-        {"start": start, "span": span, **_named(names)},
-    )
-    return [HistoryLine(time=60 * (start + span * at), name=name, value=value) for name, at, value in found.fetchall()]
-
-
 def questions(
     cursor: sqlite3.Cursor, *, split: str, states: Sequence[str], text: str | None, after: int | None, limit: int
 ) -> Page[QuestionLine]:
@@ -112,7 +55,7 @@ def questions(
     scan = limit if text is None and len(states) < 2 else SCAN
     found = cursor.execute(
         "SELECT position, ((:text IS NULL OR instr(lower(text), :text) > 0 OR id = :text) "
-        f"{f'AND state IN ({_marks(states)})' if states else ''}) AS hit FROM question "
+        f"{f'AND state IN ({marks(states)})' if states else ''}) AS hit FROM question "
         f"WHERE split = :split AND position > :after {'AND state = :alone' if alone else ''} ORDER BY position LIMIT :scan",
         {
             "split": split,
@@ -120,7 +63,7 @@ def questions(
             "scan": scan,
             "text": _lower(text),
             "alone": alone,
-            **_named(states),
+            **named(states),
         },
     ).fetchall()
     chosen, more = hits(found, limit, scan)
@@ -248,9 +191,9 @@ def call(cursor: sqlite3.Cursor, id: str) -> CallWhole | None:
 def calls_with(cursor: sqlite3.Cursor, subject: str, purpose: str, prefix: str, agents: Sequence[str]) -> list[CallLine]:
     """The calls about a subject whose request continues exactly `prefix`, by some agents."""
     found = cursor.execute(
-        f"{_CALL} INDEXED BY ix_call_subject WHERE subject = :subject AND purpose = :purpose AND agent IN ({_marks(agents)}) "
+        f"{_CALL} INDEXED BY ix_call_subject WHERE subject = :subject AND purpose = :purpose AND agent IN ({marks(agents)}) "
         "AND instr(request, :prefix) > 0 ORDER BY rowid LIMIT 16",
-        {"subject": subject, "purpose": purpose, "prefix": f'"prefix":{rows.encoded(prefix)}', **_named(agents)},
+        {"subject": subject, "purpose": purpose, "prefix": f'"prefix":{rows.encoded(prefix)}', **named(agents)},
     ).fetchall()
     return [_call_line(row) for row in found]
 
@@ -292,7 +235,7 @@ def trajectories(
     scan = SCAN if outcomes or not (teacher is least is most is text is None) else limit
     found = cursor.execute(
         "SELECT t.rowid, ((:teacher IS NULL OR instr(t.teachers, :teacher) > 0) AND (:least IS NULL OR t.score >= :least) "
-        f"AND (:most IS NULL OR t.score <= :most) {f'AND v.outcome IN ({_marks(outcomes)})' if outcomes else ''} "
+        f"AND (:most IS NULL OR t.score <= :most) {f'AND v.outcome IN ({marks(outcomes)})' if outcomes else ''} "
         "AND (:text IS NULL OR instr(lower(t.text), :text) > 0 OR instr(lower(t.conclusion), :text) > 0)) AS hit "
         f"FROM trajectory t {'INDEXED BY ix_trajectory_question' if question else ''} "
         "LEFT JOIN verdict v ON v.trajectory = t.id "
@@ -305,7 +248,7 @@ def trajectories(
             "text": _lower(text),
             "after": NEWEST if after is None else after,
             "scan": scan,
-            **_named(outcomes),
+            **named(outcomes),
         },
     ).fetchall()
     chosen, more = hits(found, limit, scan)
@@ -330,8 +273,8 @@ def trajectory(cursor: sqlite3.Cursor, id: str, students: Sequence[str]) -> Traj
     rulings = cursor.execute("SELECT * FROM ruling WHERE trajectory = ? ORDER BY judge", (id,)).fetchall()
     standing = cursor.execute("SELECT * FROM standing WHERE trajectory = ?", (id,)).fetchone()
     assigned = cursor.execute(
-        f"{ASSIGNED} WHERE r.student IN ({_marks(students)}) AND r.trajectory = :id ORDER BY r.student, r.round",
-        {"id": id, **_named(students)},
+        f"{ASSIGNED} WHERE r.student IN ({marks(students)}) AND r.trajectory = :id ORDER BY r.student, r.round",
+        {"id": id, **named(students)},
     ).fetchall()
     return TrajectoryWhole(
         line=trajectory_line(cursor.execute(f"{TRAJECTORY} WHERE t.id = ?", (id,)).fetchone()),
@@ -393,9 +336,11 @@ def _lower(text: str | None) -> str | None:
     return None if text is None else "".join(each.lower() if each.isascii() else each for each in text)
 
 
-def _marks(values: Iterable[Any]) -> str:
+def marks(values: Iterable[Any]) -> str:
+    """Places in SQL for some values."""
     return ", ".join(f":v{index}" for index, _ in enumerate(values))
 
 
-def _named(values: Iterable[Any]) -> dict[str, Any]:
+def named(values: Iterable[Any]) -> dict[str, Any]:
+    """The values for those places."""
     return {f"v{index}": value for index, value in enumerate(values)}

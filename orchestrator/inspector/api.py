@@ -7,11 +7,12 @@ who may ask (`guard.py`), what is asked of the run (`verbs.py`).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
@@ -21,11 +22,10 @@ from orchestrator.controls import configured
 from orchestrator.folder import Folder
 from orchestrator.inspector.feed import Feed
 from orchestrator.inspector.overview import gates, overview
-from orchestrator.inspector.prometheus import exposition
 from orchestrator.inspector.prompt import prompt_of
-from orchestrator.inspector.shapes import GateLine, Health, Mistake, Prompt, RunView
+from orchestrator.inspector.shapes import GateLine, Mistake, Prompt, RunView
 from orchestrator.summary import summarise
-from store import pages, training_pages
+from store import pace, pages, training_pages
 from store.control import Control
 from store.lines import (
     CallLine,
@@ -44,6 +44,7 @@ from store.lines import (
     TrajectoryWhole,
     WeightLine,
 )
+from store.reasoning import closed_reasoning, joined, open_reasoning
 from store.store import Store
 from store.types import Event, Outcome, QuestionState
 
@@ -52,6 +53,8 @@ T = TypeVar("T")
 
 MOST = 500
 """Items of a page."""
+VIEW_S = 0.4
+"""For so long one look at the run serves all who ask."""
 
 
 @dataclass(kw_only=True)
@@ -64,7 +67,7 @@ class Inspected:
     feed: Feed
     controls: bool
     _accuracy: tuple[int, list[Row]] = (-1, [])
-    _view: tuple[int, float, RunView] | None = None
+    _view: tuple[float, RunView] | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def page(self, read: Callable[Concatenate[Any, P], T], *about: P.args, **which: P.kwargs) -> T:
@@ -78,16 +81,13 @@ class Inspected:
     async def view(self) -> RunView:
         """The run at a glance; many who ask at once get one answer."""
         async with self._turn:
-            now = asyncio.get_running_loop().time()
-            if self._view is None or now - self._view[1] > VIEW_S:
+            if self._view is None or time.monotonic() - self._view[0] > VIEW_S:
                 found = await self._overview()
-                self._view = found.seq, asyncio.get_running_loop().time(), found
-            return self._view[2]
+                self._view = time.monotonic(), found
+            return self._view[1]
 
     async def _overview(self) -> RunView:
-        import time
-
-        activity = await self.page(pages.activity)
+        activity = await self.page(pace.now)
         run = await self.store.run()
         if activity is None or run is None:
             raise HTTPException(503, "no run has begun in this store yet")
@@ -104,10 +104,6 @@ class Inspected:
             return self._accuracy[1]
 
 
-VIEW_S = 0.4
-"""For so long one look at the run serves all who ask."""
-
-
 def _inspected(request: Request) -> Inspected:
     return request.app.state.inspected
 
@@ -121,13 +117,13 @@ Id = Annotated[str, Path(max_length=64)]
 Name = Annotated[str, Path(max_length=64)]
 
 api = APIRouter(prefix="/api")
-ops = APIRouter()
 REFUSALS: dict[int | str, dict[str, Any]] = {number: {"model": Mistake} for number in (401, 403, 503)}
 """What may come back from anywhere: no token, a wrong host, a store that cannot be read."""
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Mistake}}
 
 
-def _text(kind: str) -> dict[int | str, dict[str, Any]]:
+def text_of(kind: str) -> dict[int | str, dict[str, Any]]:
+    """An answer that is text of a kind."""
     return {200: {"content": {kind: {"schema": {"type": "string"}}}}}
 
 
@@ -172,7 +168,7 @@ async def history(
     points: Annotated[int, Query(ge=1, le=1000)] = 120,
 ) -> list[HistoryLine]:
     """By how much counts grew, in equal spans of whole minutes."""
-    return await of.page(pages.history, name, since, points)
+    return await of.page(pace.history, name, since, points)
 
 
 @api.get("/accuracy", tags=["students"])
@@ -243,8 +239,6 @@ async def node_calls(of: Of, id: Id) -> list[CallLine]:
 
 def prefixes(config: RunConfig, steps: Sequence[str]) -> tuple[str, str]:
     """What the call that proposed the last of these steps continued, and the one that scored it."""
-    from store.reasoning import closed_reasoning, joined, open_reasoning
-
     segmentation = config.search.segmentation
     proving = (config.prover and config.prover.asking) or config.asking
     scored = closed_reasoning(joined(steps, segmentation), proving.answer_prefix)
@@ -361,7 +355,7 @@ async def controls(of: Of, after: After = None, limit: Limit = 100) -> Page[Cont
     return Page(items=found, next=found[-1].id if len(found) == limit else None)
 
 
-@api.get("/stream", tags=["events"], response_class=StreamingResponse, responses=_text("text/event-stream"))
+@api.get("/stream", tags=["events"], response_class=StreamingResponse, responses=text_of("text/event-stream"))
 async def stream(
     of: Of,
     request: Request,
@@ -376,32 +370,3 @@ async def stream(
             yield each
 
     return StreamingResponse(told(), media_type="text/event-stream", headers={"cache-control": "no-cache"})
-
-
-# For machines
-
-
-@ops.get("/healthz", tags=["operations"])
-async def healthz() -> Health:
-    """The server lives."""
-    return Health(status="ok")
-
-
-@ops.get("/readyz", tags=["operations"])
-async def readyz(of: Of) -> Health:
-    """The store can be read, and a run is in it."""
-    await of.view()
-    return Health(status="ready")
-
-
-@ops.get("/metrics", tags=["operations"], response_class=Response, responses=_text("text/plain"))
-async def exposed(of: Of) -> Response:
-    """The run in Prometheus' format."""
-    view = await of.view()
-    return Response(exposition(view, of.feed.watchers), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@ops.get("/status", tags=["operations"])
-async def status(of: Of) -> dict[str, Any]:
-    """What `peripatos status --json` prints."""
-    return await summary(of)

@@ -30,9 +30,10 @@ from starlette.types import ASGIApp
 
 from configs.schema import LOOPBACK, Http, RunConfig
 from orchestrator.folder import Folder
-from orchestrator.inspector.api import REFUSALS, Inspected, api, ops
+from orchestrator.inspector.api import REFUSALS, Inspected, api
 from orchestrator.inspector.feed import Feed
 from orchestrator.inspector.guard import Guard, Rules
+from orchestrator.inspector.operations import ops
 from orchestrator.inspector.verbs import verbs
 from store.store import StoreError, open_store
 

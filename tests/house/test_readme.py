@@ -32,7 +32,8 @@ def test_its_make_targets_exist() -> None:
 def test_its_commands_and_recipes_exist() -> None:
     told = re.findall(r"(?:peripatos|python -m orchestrator) ([a-z]+)(?: ([a-z][a-z_]*)\b(?![/.]))?", code())
     assert told
-    assert {command for command, _ in told} <= {"run", "status", "export", "evaluate", "recipes", "doctor"}
+    named = {command for command, _ in told}
+    assert named <= {"run", "status", "inspect", "pause", "resume", "set", "requeue", "export", "evaluate", "recipes", "doctor"}
     named = {name for command, name in told if command in {"run", "evaluate", "doctor"} and name}
     assert named <= set(recipes())
 

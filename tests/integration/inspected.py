@@ -126,7 +126,7 @@ def written(folder: Folder, work: Callable[[Store], Any], **options: Any) -> Any
     return asyncio.run(main())
 
 
-def ticking(since_s: float = 1500.0, step_s: float = 5.5) -> Callable[[], float]:
+def ticking(since_s: float = 1420.0, step_s: float = 5.8) -> Callable[[], float]:
     """A clock that is `since_s` behind and goes on by `step_s` at each look, up to now."""
     ticks = itertools.count(time.time() - since_s, step_s)
     return lambda: min(time.time(), next(ticks))
@@ -146,7 +146,8 @@ async def fill(store: Store) -> None:
     await store.add_stage_seconds("search", 12.5)
     for number in range(NUM_SETTLED):
         await settle(store, number, chance)
-    for number in range(37):
+        await store.record_failure(failure(number))
+    for number in range(NUM_SETTLED, 37):
         await store.record_failure(failure(number))
     await learn(store, chance)
     await attempt(store, chance)

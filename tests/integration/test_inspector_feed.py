@@ -203,6 +203,29 @@ def test_what_happens_while_the_first_one_begins_to_watch_is_told_at_once(site: 
     asyncio.run(watch())
 
 
+def test_who_joins_between_two_looks_is_told_nothing_twice(site: Site) -> None:
+    async def watch() -> None:
+        async with open_store(site.folder.database, create=False) as store:
+            feed = Feed(store)
+            first, second = (events_of(lines(feed.follow(None))) for _ in range(2))
+            async with feed.looking(), asyncio.timeout(20):
+                await anext(first)
+                for number in range(2):
+                    await store.record_failure(failure(number))
+                    await anext(first)
+                await store.record_failure(failure(2))  # a look has just been taken: all this is for the next one
+                hello = await anext(second)
+                await store.record_failure(failure(3))
+                ticks = [await anext(second)]
+                await store.record_failure(failure(4))
+                ticks.append(await anext(second))
+                assert hello.id == last(site.folder) - 2
+                assert [each.data["kinds"] for each in ticks] == [{"failure": 1}] * 2
+                assert (await anext(first)).data["kinds"] == {"failure": 3}
+
+    asyncio.run(watch())
+
+
 async def lines(texts: AsyncIterator[str]) -> AsyncIterator[str]:
     async for text in texts:
         for line in text.split("\n")[:-1]:
@@ -319,11 +342,12 @@ def test_a_slow_watcher_is_told_in_one_tick_what_a_quick_one_is_told_in_several(
             async with feed.looking(), asyncio.timeout(20):
                 for stream in (quick, slow):
                     assert (await anext(stream)).event == "hello"
-                await store.record_failure(failure(0))
-                assert [(await anext(stream)).data["kinds"] for stream in (quick, slow)] == [{"failure": 1}] * 2
+                for number in range(2):
+                    await store.record_failure(failure(number))
+                    assert [(await anext(stream)).data["kinds"] for stream in (quick, slow)] == [{"failure": 1}] * 2
                 assert feed.watchers == 2
                 told = []
-                for number in range(1, 4):
+                for number in range(2, 5):
                     await store.record_failure(failure(number))
                     told.append(await anext(quick))
                 assert [each.data["kinds"] for each in told] == [{"failure": 1}] * 3

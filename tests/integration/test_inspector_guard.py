@@ -403,7 +403,7 @@ def test_no_file_that_is_not_the_pages_is_served(site: Site, target: str) -> Non
 
 WRONG: list[Any] = [
     *({}, [], "pause", None, {"verb": "stop"}, {"verb": "PAUSE"}, {"verb": ["pause"]}, {"verb": None}, {"subject": "ann"}),
-    *({**PAUSE, "more": 1}, {**PAUSE, "id": 7}, {**PAUSE, "asked_at": 0}, {**PAUSE, "subject": "x" * 201}),
+    *({**PAUSE, "more": 1}, {**PAUSE, "id": 7}, {**PAUSE, "asked_at": 0}, {"verb": "requeue", "subject": "x" * 201}),
     {**PAUSE, "subject": 1},
     *({**PAUSE, "subject": None}, {**PAUSE, "value": "x" * 65}, {**PAUSE, "value": 7}, {**PAUSE, "by": None}, {**PAUSE, "by": 7}),
     *({**PAUSE, "by": by} for by in ("", "x" * 65, "<b>jo</b>", "jo\n", "jo\nal", "\u202ejo", "jo\x00", "jo;al", "\U0001f9ee")),

@@ -96,6 +96,9 @@ TEXTS = st.sampled_from(
     )
 )
 
+SCORES = st.floats(0, 1) | st.integers(0, 4 * NUM_SETTLED - 1)
+"""Any score, or that of the trajectory in this place."""
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -141,8 +144,8 @@ def test_the_questions_of_all_pages_are_those_that_match_in_their_order(
     about=st.none() | st.integers(0, NUM_QUESTIONS),
     teacher=st.none() | st.sampled_from((*TEACHERS, "an", 'ann","bob', "nobody")),
     verdict=st.lists(st.sampled_from(Outcome), max_size=3),
-    least=st.none() | st.floats(0, 1),
-    most=st.none() | st.floats(0, 1),
+    least=st.none() | SCORES,
+    most=st.none() | SCORES,
     text=st.none() | TEXTS,
     limit=LIMITS,
 )
@@ -156,6 +159,8 @@ def test_the_trajectories_of_all_pages_are_those_that_match_newest_first(
     text: str | None,
     limit: int,
 ) -> None:
+    scores = [row["score"] for row in rows(site.folder, "trajectory")]
+    least, most = (scores[each] if isinstance(each, int) else each for each in (least, most))
     outcomes = {row["trajectory"]: row["outcome"] for row in rows(site.folder, "verdict")}
     expected = [
         row["id"]
@@ -775,6 +780,7 @@ def test_what_is_recent_is_what_happened_in_the_last_minutes(site: Site, view: M
     assert view["recent_s"] == pytest.approx(view["now"] - began, abs=1)
     ends = [row for row in rows(site.folder, "event") if row["kind"] in ("question_solved", "question_unsolved")]
     settled = sum(row["time"] // 60 > since for row in ends)
+    assert settled
     assert view["settled_per_minute"] == pytest.approx(60 * settled / view["recent_s"])
     failed = Counter(row["kind"] for minute, row in happened(site.folder, "failure", "failure") if minute > since)
     assert failed
