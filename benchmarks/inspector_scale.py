@@ -225,7 +225,7 @@ def measure_browser(folder: Folder, laps: int) -> dict[str, Any]:
 
 TREE_IS_DRAWN = """() => {
   const size = document.querySelector('[data-test="tree-size"]');
-  return size && Number(size.dataset.nodes) >= 5000 && document.querySelector('[data-test="tree-node"]');
+  return size && Number(size.textContent.replace(/\\D/g, '')) >= 5000 && document.querySelector('[data-test="tree-node"]');
 }"""
 
 

@@ -39,6 +39,7 @@ def controls(run: Kept) -> list[tuple[str, str, str | None, str, str]]:
     return [(row["verb"], row["subject"], row["value"], row["by"], row["outcome"]) for row in run.dump["control"]]
 
 
+@pytest.mark.long
 def test_a_paused_run_asks_nobody_also_in_its_next_life_until_it_is_resumed(tmp_path: Path) -> None:
     name = config(tmp_path, count=12, engine=SLOW, limits={"questions": 3})
     with living("run", name, cwd=tmp_path) as process:
@@ -65,6 +66,7 @@ def test_a_paused_run_asks_nobody_also_in_its_next_life_until_it_is_resumed(tmp_
     assert told == ["control", "controlled", "control", "controlled"]
 
 
+@pytest.mark.long
 def test_a_paused_teacher_is_not_asked_and_the_others_go_on_without_it(tmp_path: Path) -> None:
     name = config(tmp_path, count=20, engine=SLOW, limits={"questions": 2})
     with living("run", name, cwd=tmp_path) as process:
@@ -81,6 +83,7 @@ def test_a_paused_teacher_is_not_asked_and_the_others_go_on_without_it(tmp_path:
     assert all(row["kind"] == "Parked" for row in run.dump["failure"])  # what stood in the queue when it was paused
 
 
+@pytest.mark.long
 def test_when_all_teachers_are_paused_the_run_waits_and_can_be_ended(tmp_path: Path) -> None:
     name = config(tmp_path, count=20, engine=SLOW, limits={"questions": 2})
     with living("run", name, cwd=tmp_path) as process:
@@ -152,6 +155,7 @@ def test_an_unsolved_question_is_requeued_and_only_what_failed_is_asked_again(tm
     assert controls(last) == [("requeue", lost[0], None, "eve", "done")]
 
 
+@pytest.mark.long
 def test_a_question_that_is_requeued_while_the_run_lives_is_solved_again(tmp_path: Path) -> None:
     name = config(tmp_path, count=30, engine={"latency_s": 0.1, "skill": 0.2}, limits={"questions": 2})
     with living("run", name, cwd=tmp_path) as process:

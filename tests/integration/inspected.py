@@ -13,6 +13,7 @@ import json
 import random
 import socket
 import sqlite3
+import string
 import threading
 import time
 from collections import Counter
@@ -579,7 +580,10 @@ def within(wanted: str | None, *texts: str) -> bool:
 
 def small(text: str) -> str:
     """Letters of ASCII as small ones."""
-    return "".join(each.lower() if each.isascii() else each for each in text)
+    return text.translate(SMALL)
+
+
+SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 # The server

@@ -54,7 +54,7 @@ from configs.schema import Http
 from orchestrator.folder import Folder
 from orchestrator.inspector.server import application
 from orchestrator.summary import summarise
-from store import pages, training_pages
+from store import pace, pages, training_pages
 from store.control import Verb
 from store.database import connect
 from store.pages import SCAN, TITLE
@@ -775,7 +775,7 @@ def test_latencies_are_of_all_calls_where_there_was_none_of_late(tmp_path: Path)
 
 
 def test_what_is_recent_is_what_happened_in_the_last_minutes(site: Site, view: Mapping[str, Any]) -> None:
-    since = int(view["now"] // 60) - pages.RECENT_MIN
+    since = int(view["now"] // 60) - pace.RECENT_MIN
     began = max(view["started_at"], 60 * (since + 1))
     assert view["recent_s"] == pytest.approx(view["now"] - began, abs=1)
     ends = [row for row in rows(site.folder, "event") if row["kind"] in ("question_solved", "question_unsolved")]

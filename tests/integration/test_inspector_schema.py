@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+from fastapi import APIRouter
 from inspected import (
     PULSE,
     STUDENTS,
@@ -40,8 +43,7 @@ from schemathesis.engine import events, from_schema
 from schemathesis.schemas import BaseSchema
 
 from configs.schema import Http
-from orchestrator.inspector.api import api, ops
-from orchestrator.inspector.verbs import verbs
+from orchestrator import inspector
 from store.pages import TITLE
 from store.store import Store
 from store.types import (
@@ -88,7 +90,9 @@ def operations(document: Row) -> Iterator[tuple[str, str, Row]]:
 
 
 def test_every_route_is_in_the_document_and_nothing_else_is(document: Row) -> None:
-    there = {(route.path, method) for router in (api, verbs, ops) for route in router.routes for method in route.methods}
+    modules = [importlib.import_module(f"{inspector.__name__}.{each.name}") for each in pkgutil.iter_modules(inspector.__path__)]
+    routers = {id(each): each for module in modules for each in vars(module).values() if isinstance(each, APIRouter)}
+    there = {(route.path, method) for router in routers.values() for route in router.routes for method in route.methods}
     assert {(path, method) for path, method, _ in operations(document)} == there
     assert {path for path, _ in there} >= {"/healthz", "/readyz", "/metrics", "/status", "/api/run", "/api/control", ENDLESS}
 
