@@ -211,16 +211,25 @@ def measure_browser(folder: Folder, laps: int) -> dict[str, Any]:
                 begun = time.perf_counter()
                 page.goto(f"{address}{hash}", wait_until="commit")
                 if seconds is trees:
-                    page.wait_for_function(TREE_IS_DRAWN, timeout=30_000)
+                    until(page, TREE_IS_DRAWN)
                     seconds.append(time.perf_counter() - begun)
                 else:
-                    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
+                    until(page, "performance.getEntriesByName('first-contentful-paint').length > 0")
                     seconds.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1e3)
                 page.context.close()
         browser.close()
     print(f"\nfirst contentful paint {statistics.median(paints):.2f} s (highest {max(paints):.2f})")
     print(f"tree of 5,000 nodes, from the address to all of it drawn {statistics.median(trees):.2f} s (highest {max(trees):.2f})")
     return {"paint_s": paints, "tree_s": trees}
+
+
+def until(page: Any, true: str) -> None:
+    """Ask the page until an expression is true: its policy forbids it to evaluate texts by itself."""
+    deadline = time.monotonic() + 30
+    while not page.evaluate(true):
+        if time.monotonic() > deadline:
+            raise TimeoutError(true)
+        time.sleep(0.01)
 
 
 TREE_IS_DRAWN = """() => {

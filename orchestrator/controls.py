@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,8 +124,18 @@ class Controls:
     def __post_init__(self) -> None:
         self.config = self.file
 
-    async def begin(self) -> None:
-        """Take up what earlier lives were asked."""
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Take up what earlier lives were asked, and do what is asked until the end of this."""
+        await self._begin()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(self._watch())
+            try:
+                yield
+            finally:
+                watching.cancel()
+
+    async def _begin(self) -> None:
         await self._look()
         for each in configured(self.file, self._asked)[1]:
             self.tell(
@@ -133,8 +144,7 @@ class Controls:
         for subject, by in self.pauses.by.items():
             self.tell(f"{f'teacher {subject}' if subject else 'the run'} is paused by {by}, until `resume`")
 
-    async def watch(self) -> None:
-        """Do what is asked, as long as this is awaited."""
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
             await self._look()

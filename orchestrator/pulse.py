@@ -60,13 +60,15 @@ class Pulse(Progress):
         """A question has come to its end."""
         self.shown.settled(question, state, reason)
 
-    def begun(self, stage: str) -> None:
-        """A stage works from now on."""
-        self._working[stage] = time.monotonic()
-
-    def ended(self, stage: str) -> None:
-        """It works no more."""
-        self._working.pop(stage, None)
+    @asynccontextmanager
+    async def working(self, stage: str) -> AsyncIterator[None]:
+        """A stage works while this lasts; add what it took to its seconds, also when it is interrupted."""
+        self._working[stage] = started = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._working[stage]
+            await self.store.add_stage_seconds(stage, time.monotonic() - started)
 
     @asynccontextmanager
     async def beating(self) -> AsyncIterator[None]:

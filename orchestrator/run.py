@@ -20,9 +20,7 @@ nothing to do costs nothing. Invariant: a run is "finished" only when every ques
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -40,10 +38,11 @@ from orchestrator.inspector.process import inspector
 from orchestrator.progress import Progress
 from orchestrator.pulse import Pulse
 from orchestrator.questions.gather import gather, gather_held_out
+from orchestrator.quota import Quota
 from orchestrator.students import Students
 from orchestrator.summary import STAGES, Stage, summarise
 from orchestrator.workers import Search
-from store.store import Store, open_store
+from store.store import RunState, Store, open_store
 from store.types import content_id
 
 log = structlog.get_logger()
@@ -56,24 +55,34 @@ async def run(
 
     With a `sample`, a dry run: so many questions are solved, and the summary says what all of them will take.
     """
-    async with open_store(folder.database) as store:
+    async with open_store(folder.database) as store, inspector(config.http, folder, progress.note):
         await store.release_leases()  # of a process that died: this one holds the folder
         before = await store.run()
         was_finished = before is not None and before.state == "finished"
         await store.begin_run(content_id("run", identity(config)), config.name, dump(config))
         controls = Controls(file=config, store=store, tell=progress.note, pauses=Pauses(draining))
         pulse = Pulse(shown=progress, store=store, controls=controls)
-        async with inspector(config.http, folder, progress.note), _watching(controls), pulse.beating():
+        async with controls.watched(), pulse.beating():
             try:
                 await _stages(config, folder, store, pulse, draining, controls, sample)
             except BaseException:
                 await store.release_leases()
                 await store.end_run("interrupted")
                 raise
-            await store.end_run("finished" if not sample or was_finished else "interrupted")
+            await store.end_run(await _end(config, store, progress) if not sample or was_finished else "interrupted")
             if sample and config.evaluation and config.evaluation.teachers:
                 progress.note("the teachers' answers to held-out questions (evaluation.teachers) are not in the estimate")
             return await summarise(config, folder, store) | ({"estimate": await estimate(store)} if sample else {})
+
+
+async def _end(config: RunConfig, store: Store, progress: Progress) -> RunState:
+    """How a run ends whose stages are done: with work that was given back to it after the search, it goes on another time."""
+    counts = await store.counts()
+    left, accepted = counts.get("questions.pending", 0), counts.get("trajectories.accepted", 0)
+    if not left or Quota(config.target.accepted, accepted).met:
+        return "finished"
+    progress.note(f"{left} questions were requeued after the search: the same command goes on")
+    return "interrupted"
 
 
 async def _stages(
@@ -101,7 +110,7 @@ async def _stages(
 
     async def do(name: Stage) -> None:
         log.info("stage_started", stage=name)
-        async with _timed(store, pulse, name):
+        async with pulse.working(name):
             await stages[name]()
         log.info("stage_ended", stage=name)
 
@@ -121,30 +130,6 @@ def _order(config: RunConfig, *, dry: bool) -> Sequence[tuple[Stage, ...]]:
     if config.students and config.learn == "at_once":
         return ("questions",), ("before",), ("search", "train"), ("after",), ("export",), ("teachers",)
     return tuple((name,) for name in STAGES)
-
-
-@asynccontextmanager
-async def _watching(controls: Controls) -> AsyncIterator[None]:
-    """Do what people ask of the run, until the end of this."""
-    await controls.begin()
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(controls.watch())
-        try:
-            yield
-        finally:
-            watching.cancel()
-
-
-@asynccontextmanager
-async def _timed(store: Store, pulse: Pulse, stage: Stage) -> AsyncIterator[None]:
-    """Add what a stage took to its seconds, also when it is interrupted."""
-    started = time.perf_counter()
-    pulse.begun(stage)
-    try:
-        yield
-    finally:
-        pulse.ended(stage)
-        await store.add_stage_seconds(stage, time.perf_counter() - started)
 
 
 async def _prepare(config: RunConfig, store: Store, progress: Progress, students: Students) -> None:

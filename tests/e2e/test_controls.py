@@ -188,6 +188,12 @@ def test_a_mistake_is_one_line(finished: Path, arguments: tuple[str, ...], told:
     call(*arguments, cwd=finished).complains(2, *told)
 
 
+def test_a_token_that_is_not_there_is_said_before_the_run_begins(tmp_path: Path) -> None:
+    name = config(tmp_path, count=2, http={"port": 0, "token": "NOT_SET_ANYWHERE"})
+    call("run", name, cwd=tmp_path).complains(2, "http.token", "NOT_SET_ANYWHERE", "not set")
+    assert not kept(tmp_path / RUN).dump["run"]
+
+
 def test_a_solved_or_an_unknown_question_is_not_requeued(finished: Path) -> None:
     solved = next(row["id"] for row in kept(finished / RUN).dump["question"] if row["state"] == "solved")
     call("requeue", str(RUN), solved, cwd=finished).complains(1, solved, "only one that is unsolved")
