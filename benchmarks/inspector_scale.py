@@ -7,8 +7,9 @@ process over it, asked over HTTP; a page in a headless Chromium.
                the median and the 99th percentile, in ms; and a search for a word that nobody wrote, page by page to its end
     memory     of the server's process, after its first pages and after thousands of them, in MiB
     browser    a page opened anew: until the first contentful paint; until the tree of 5,000 nodes is drawn, in s
-    watched    nodes a second of a scripted run without an inspector, and with one and 20 watchers that follow the stream and ask
-               for what the page asks for, in turns; the machine's cores are shared with those watchers
+    watched    advances a second of a scripted run without an inspector, and with one and 20 watchers that follow the stream and
+               ask for what the page asks for, in turns, from 6 s after the first on: the inspector's start takes 2 s of a core.
+               The watchers are on this machine, and give way to everybody else
 
 Targets: every page under 50 ms at p99, paint and tree under 1 s, a watched run at 0.98 of one that is not.
 
@@ -25,12 +26,13 @@ import multiprocessing
 import os
 import random
 import re
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ from store.types import Advance, Question, content_id
 
 ROOT = Path(__file__).parents[1]
 WATCHERS = 20
+WARM_S = 6.0
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
@@ -269,46 +272,68 @@ async def watcher(address: str) -> None:
                         await answer.read()
 
 
-@contextlib.asynccontextmanager
-async def watching(address: str, num: int) -> AsyncIterator[None]:
-    """So many watchers, meanwhile."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(watcher(address)) for _ in range(num)]
+def watch(address: str, num: int) -> None:
+    """So many watchers, who give way to everybody else on this machine, as if they were on another."""
+    os.nice(19)
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(num):
+                group.create_task(watcher(address))
+
+    asyncio.run(work())
+
+
+@contextlib.contextmanager
+def watching(address: str, num: int) -> Iterator[None]:
+    """So many watchers, meanwhile, in a process of theirs."""
+    process = multiprocessing.get_context("spawn").Process(target=watch, args=(address, num), daemon=True)
+    process.start()
+    try:
         yield
-        for task in tasks:
-            task.cancel()
+    finally:
+        process.kill()
+        process.join()
+
+
+def pace(database: Path) -> float:
+    """Advances a second of a run, from `WARM_S` after the first on."""
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        (first,) = opened.execute("SELECT min(time) FROM event WHERE kind = 'advance'").fetchone()
+        later = "SELECT count(*), max(time) FROM event WHERE kind = 'advance' AND time > ?"
+        num, last = opened.execute(later, (first + WARM_S,)).fetchone()
+    return num / (last - first - WARM_S)
 
 
 async def one_run(num_questions: int, latency_s: float, watchers: int) -> float:
-    """Nodes a second of a run's search."""
+    """Advances a second of a run's search."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         run_config(folder, num_questions, latency_s, watched=watchers > 0)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "orchestrator", "run", "run.yaml", "--json"),
+            *(sys.executable, "-m", "orchestrator", "run", "run.yaml"),
             cwd=folder,
             env=environment(),
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
         assert process.stderr
-        assert process.stdout
         address = None
         while watchers and address is None:
             found = re.search(r"watch at (http\S+)", (await process.stderr.readline()).decode())
             address = found[1] if found else None
-        async with watching(address or "", watchers):
-            _, out = await asyncio.gather(process.stderr.read(), process.stdout.read())  # noqa: TID251 - both, to their ends
-            await process.wait()
-        summary = json.loads(out.decode().splitlines()[-1])
-        return summary["nodes"] / summary["seconds_by_stage"]["search"]
+        with watching(address, watchers) if address else contextlib.nullcontext():
+            await process.stderr.read()
+            if await process.wait():
+                raise RuntimeError("the run failed")
+        return pace(folder / "runs" / "watched" / "peripatos.db")
 
 
 def measure_watched(laps: int) -> dict[str, Any]:
     """Runs in turns, without an inspector and with watchers."""
     rows: dict[str, Any] = {}
     print(f"\n{'run':34} {'alone':>8} {'watched':>8} {'ratio':>7} {'lowest':>7} {'highest':>8}")
-    for kind, num_questions, latency_s in (("as fast as we can", 1500, 0.0), ("answers take 50 ms", 250, 0.05)):
+    for kind, num_questions, latency_s in (("as fast as we can", 2500, 0.0), ("answers take 50 ms", 250, 0.05)):
         alone, watched = [], []
         for _ in range(laps):
             alone.append(asyncio.run(one_run(num_questions, latency_s, 0)))

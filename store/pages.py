@@ -32,7 +32,7 @@ from store.lines import (
 from store.reads import consensus as read_consensus
 from store.types import NodeState, Outcome, QuestionState
 
-SCAN = 2000
+SCAN = 500
 """Rows that one page looks at."""
 TITLE = 120
 """Characters of a step's title, and of a trajectory's opening, in a list."""

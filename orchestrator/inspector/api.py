@@ -68,7 +68,9 @@ class Inspected:
     controls: bool
     _accuracy: tuple[int, list[Row]] = (-1, [])
     _view: tuple[float, RunView] | None = None
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _summary: tuple[int, dict[str, Any]] = (-1, {})
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _measuring: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def page(self, read: Callable[Concatenate[Any, P], T], *about: P.args, **which: P.kwargs) -> T:
         """What a function of `store.pages` reads."""
@@ -80,7 +82,7 @@ class Inspected:
 
     async def view(self) -> RunView:
         """The run at a glance; many who ask at once get one answer."""
-        async with self._turn:
+        async with self._looking:
             if self._view is None or time.monotonic() - self._view[0] > VIEW_S:
                 found = await self._overview()
                 self._view = time.monotonic(), found
@@ -93,9 +95,16 @@ class Inspected:
             raise HTTPException(503, "no run has begun in this store yet")
         return overview(await self.effective(), activity, run.id, time.time(), controls=self.controls)
 
+    async def summary(self) -> dict[str, Any]:
+        """What `peripatos status --json` prints; made again only when something has happened."""
+        async with self._measuring:
+            if (seq := await self.store.last_event()) != self._summary[0]:
+                self._summary = seq, await summarise(self.config, self.folder, self.store)
+            return self._summary[1]
+
     async def accuracy(self) -> list[Row]:
         """What was measured; the intervals are computed again only when there are more answers."""
-        async with self._turn:
+        async with self._measuring:
             counts = await self.store.counts()
             answers = sum(value for name, value in counts.items() if name.startswith("attempts."))
             if answers != self._accuracy[0]:
@@ -145,7 +154,7 @@ async def run(of: Of) -> RunView:
 @api.get("/summary", tags=["run"])
 async def summary(of: Of) -> dict[str, Any]:
     """What `peripatos status --json` prints."""
-    return await summarise(of.config, of.folder, of.store)
+    return await of.summary()
 
 
 @api.get("/config", tags=["run"])

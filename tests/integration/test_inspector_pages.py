@@ -8,6 +8,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -899,6 +900,37 @@ def test_the_accuracies_and_the_summary_are_what_the_command_line_tells(site: Si
     assert site.get("/status") == found
     assert site.get("/api/accuracy") == found["accuracy"]
     assert {each["model"] for each in found["accuracy"]} == {*STUDENTS, *TEACHERS}
+
+
+def test_the_run_is_told_while_accuracies_are_computed(tmp_path: Path) -> None:
+    """Their intervals take a second over a thousand questions."""
+    folder = make(tmp_path, lambda store: begin(store, 1))
+    models = ", ".join(f"('{name}@{when}')" for name in STUDENTS for when in ("before", "after"))
+    many = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 1499)"
+    columns = "id, model, question, sample, text, correct, prompt_tokens, completion_tokens, cached_tokens"
+    changed(
+        folder,
+        f"{many} INSERT INTO question (id, split, position, text, kind, choices, aliases, source, meta, state, reason) "
+        "SELECT printf('h%d', i), 'held_out', i, '', 'math', '[]', '[]', '', '{}', 'pending', '' FROM n",
+        f"{many}, m(model) AS (VALUES {models}), s(sample) AS (VALUES (0), (1), (2)) INSERT INTO attempt ({columns}) "
+        "SELECT printf('%s %d %d', model, i, sample), model, printf('h%d', i), sample, '', i % 3 = 0, 1, 1, 0 FROM n, m, s",
+        "INSERT INTO count (name, value) VALUES ('attempts.small@before', 4500)",
+    )
+    ends: list[str] = []
+
+    def ask(site: Site, path: str) -> None:
+        assert httpx.get(f"{site.url}{path}", timeout=60).status_code == 200
+        ends.append(path)
+
+    with served(folder) as site:
+        slow = threading.Thread(target=ask, args=(site, "/api/accuracy"))
+        slow.start()
+        time.sleep(0.1)
+        ask(site, "/api/run")
+        ask(site, "/readyz")
+        slow.join()
+        assert ends == ["/api/run", "/readyz", "/api/accuracy"]
+        assert {row["model"] for row in site.get("/api/accuracy")} == set(STUDENTS)
 
 
 def test_the_gates_are_how_often_each_was_open_and_shut(site: Site) -> None:
