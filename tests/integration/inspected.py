@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import httpx
+import recount
 import uvicorn
+from sqlmodel import SQLModel
 from starlette.types import ASGIApp
 
 from agents import prompts
@@ -34,7 +36,6 @@ from configs.schema import Asking, Http, RunConfig
 from orchestrator.folder import Folder
 from orchestrator.inspector.process import bound
 from orchestrator.inspector.server import application
-from store.settling import THIRDS
 from store.store import Store, open_store
 from store.types import (
     Advance,
@@ -507,70 +508,7 @@ def counts_in(folder: Folder) -> Counter[str]:
 
 def recounted(folder: Folder) -> Counter[str]:
     """What the counts must be, from the rows alone."""
-    train = [row for row in rows(folder, "question") if row["split"] == "train"]
-    counts = Counter(f"questions.{row['state']}" for row in train)
-    counts.update(f"{row['split']}.questions" for row in rows(folder, "question") if row["split"] != "train")
-    counts.update(f"unsolved.{row['reason'].partition(':')[0]}" for row in train if row["state"] == "unsolved")
-    counts.update(f"nodes.{row['state']}" for row in rows(folder, "node"))
-    counts["targets.consensus"] = sum(row["target"] is not None for row in rows(folder, "consensus"))
-    counts["standings.misleading"] = sum(row["misleading"] for row in rows(folder, "standing"))
-    for row in rows(folder, "failure"):
-        counts.update((f"failures.{row['where']}", f"failed.{row['kind']}"))
-    counts.update(f"attempts.{row['model']}" for row in rows(folder, "attempt"))
-    counts.update(f"reports.{row['student']}" for row in rows(folder, "report"))
-    return +(counts + _of_verdicts(folder) + _of_calls(folder) + _of_routes(folder) + _of_wins(folder))
-
-
-def _of_verdicts(folder: Folder) -> Counter[str]:
-    verdicts = {row["trajectory"]: row for row in rows(folder, "verdict")}
-    counts = Counter(f"trajectories.{row['outcome']}" for row in verdicts.values())
-    for row in rows(folder, "trajectory"):
-        if verdicts[row["id"]]["outcome"] == "accepted" and row["score"] is not None:
-            counts["score.count"] += 1
-            counts["score.billionths"] += round(row["score"] * 1e9)
-    rulings = rows(folder, "ruling")
-    counts.update(f"rulings.{row['ruled']}.{row['judge']}" for row in rulings)
-    readable = [row for row in rulings if row["ruled"] != "unreadable"]
-    for row in readable:
-        if (verdict := verdicts[row["trajectory"]])["target"]:
-            check = "wrong" if verdict["outcome"] == "wrong_answer" else "right"
-            counts[f"checked.{row['ruled']}.{check}.{row['judge']}"] += 1
-    for one, other in itertools.permutations(readable, 2):
-        if one["trajectory"] == other["trajectory"] and one["judge"] < other["judge"]:
-            counts[f"votes.{one['ruled']}.{other['ruled']}.{one['judge']}/{other['judge']}"] += 1
-    return counts
-
-
-def _of_calls(folder: Folder) -> Counter[str]:
-    found = rows(folder, "call")
-    paid = [row for row in found if not row["reused"]]
-    counts = Counter(f"calls.{row['purpose']}" for row in found)
-    counts["calls.reused"] = len(found) - len(paid)
-    for row in paid:
-        for kind in ("prompt", "completion", "cached"):
-            counts[f"tokens.{kind}"] += row[f"{kind}_tokens"]
-        counts[f"spent.calls.{row['agent']}"] += 1
-        counts[f"spent.tokens.{row['agent']}"] += row["prompt_tokens"] + row["completion_tokens"]
-        counts[f"spent.billionths.{row['agent']}"] += round((row["cost"] or 0.0) * 1e9)
-    return counts
-
-
-def _of_routes(folder: Folder) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    styles = {row["id"]: row["style"] or "search" for row in rows(folder, "trajectory")}
-    for row in rows(folder, "route"):
-        counts[f"routes.{row['student']}"] += row["gate"]
-        counts[f"gates.{row['round']}.{row['gate']}.{styles[row['trajectory']]}.{row['student']}"] += 1
-    return counts
-
-
-def _of_wins(folder: Folder) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    authors = {row["id"]: row["author"] for row in rows(folder, "node")}
-    for row in rows(folder, "trajectory"):
-        path = json.loads(row["nodes"]) if row["best"] else []
-        counts.update(f"won.{THIRDS[3 * place // len(path)]}.{authors[node]}" for place, node in enumerate(path))
-    return counts
+    return +recount.recounted({name: rows(folder, name) for name in SQLModel.metadata.tables})
 
 
 def within(wanted: str | None, *texts: str) -> bool:

@@ -12,8 +12,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from recount import recounted
 from test_store import question, stored
-from test_store_counts import recounted
 
 from store.store import Store
 
