@@ -81,7 +81,7 @@ async def _end(config: RunConfig, store: Store, progress: Progress) -> RunState:
     left, accepted = counts.get("questions.pending", 0), counts.get("trajectories.accepted", 0)
     if not left or Quota(config.target.accepted, accepted).met:
         return "finished"
-    progress.note(f"{left} questions were requeued after the search: the same command goes on")
+    progress.note(f"{left} questions were requeued after the search, and are pending: the same command goes on")
     return "interrupted"
 
 

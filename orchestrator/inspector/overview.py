@@ -256,8 +256,8 @@ def _alerts(
     for subject, by in alive.get("paused", {}).items():
         found.append(Alert(kind="paused", text=f"{f'teacher {subject}' if subject else 'the run'} is paused by {by}"))
     open_questions = questions["pending"] + questions["leased"]
-    if state == "running" and open_questions and "search" in alive.get("stages", {}):
-        since = max(activity.solved_at or 0.0, activity.started_at)
+    if state == "running" and open_questions and (search := alive.get("stages", {}).get("search")):
+        since = max(activity.solved_at or 0.0, now - search["seconds"])  # in this life of the run
         if now - since > NO_SUCCESS_S:
             answered = f"; the last answer came {_ago(now, activity.answered_at)}" if activity.answered_at else ""
             found.append(Alert(kind="no_success", text=f"no question was solved for {(now - since) / 60:.0f} minutes{answered}"))
@@ -275,6 +275,9 @@ def _alerts(
     spent = sum(_under(activity.counts, "spent.billionths.").values()) / COST_UNIT
     if config.budget.usd and spent >= 0.9 * config.budget.usd:
         found.append(Alert(kind="budget", text=f"{spent:.4f} of {config.budget.usd:g} US dollars are spent"))
+    tokens = sum(_under(activity.counts, "spent.tokens.").values())
+    if config.budget.tokens and tokens >= 0.9 * config.budget.tokens:
+        found.append(Alert(kind="budget", text=f"{tokens} of {config.budget.tokens} tokens are spent"))
     found += [Alert(kind="stopped", text=f"student {each.name}: {each.stopped}") for each in students if each.stopped]
     return found
 

@@ -170,6 +170,27 @@ def test_a_question_that_is_requeued_while_the_run_lives_is_solved_again(tmp_pat
     assert kinds.count("question_requeued") == 1
 
 
+def test_a_run_with_a_question_that_is_requeued_after_its_search_is_not_finished(tmp_path: Path) -> None:
+    held_out = {
+        "questions": {"kind": "word_problems", "count": 30, "seed": 3, "split": "held_out"},
+        "teachers": True,
+        "samples": 0,
+    }
+    engine = {"latency_s": 0.1, "skill": 0.0}
+    name = config(tmp_path, count=3, engine=engine, evaluation=held_out, limits={"evaluations": 2})
+    with living("run", name, cwd=tmp_path) as process:
+        heard(process, "accuracy ")
+        lost = next(row["id"] for row in kept(tmp_path / RUN).dump["question"] if row["state"] == "unsolved")
+        fine("requeue", str(RUN), lost, cwd=tmp_path)
+        assert heard(process, "1 questions were requeued after the search")
+        assert process.wait(60) == 0
+    assert fine("status", str(RUN), "--json", cwd=tmp_path).summary["state"] == "interrupted"
+    fine("run", name, cwd=tmp_path)
+    run = kept(tmp_path / RUN)
+    run.balances()
+    assert [row["state"] for row in run.dump["run"]] == ["finished"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
