@@ -170,9 +170,10 @@ def test_a_question_that_is_requeued_while_the_run_lives_is_solved_again(tmp_pat
     assert kinds.count("question_requeued") == 1
 
 
+@pytest.mark.long
 def test_a_run_with_a_question_that_is_requeued_after_its_search_is_not_finished(tmp_path: Path) -> None:
     held_out = {
-        "questions": {"kind": "word_problems", "count": 30, "seed": 3, "split": "held_out"},
+        "questions": {"kind": "word_problems", "count": 100, "seed": 3, "split": "held_out"},
         "teachers": True,
         "samples": 0,
     }
