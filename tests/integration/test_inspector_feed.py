@@ -24,6 +24,8 @@ from store.types import Advance, Metrics, QuestionState
 PROMPTLY_S = 4.0
 """A tick comes each half second; ten would be the look after a silence."""
 
+pytestmark = pytest.mark.long  # most of it is waiting for the next look
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
