@@ -248,7 +248,7 @@ def test_a_run_is_paused_resumed_and_set_at_the_page(tmp_path: Path, opened: Ope
         expect(part(page, "control-row")).to_have_count(3)
         part(page, "set-value").fill("none at all")
         part(page, "set-send").click()
-        expect(part(page, "told").filter(has_text="integer")).to_be_visible()
+        expect(part(page, "told").filter(has_text="is no number")).to_be_visible()
         process.kill()
         ended(process)
     controls = kept(tmp_path / RUN).dump["control"]
