@@ -185,7 +185,7 @@ def _to_head(path: Path, connection: sqlite3.Connection, mode: Mode) -> None:
     if _revision(path, connection) == HEAD:
         return
     if mode == "read":
-        raise StoreError(f"{path}: not at revision {HEAD} yet; open it once for writing")
+        raise StoreError(f"{path}: made by an older Peripatos; running its configuration again brings it to revision {HEAD}")
     connection.execute("PRAGMA journal_mode=WAL")  # stays with the file
     from store.migrations.upgrade import upgrade  # alembic costs 0.25 s, and most openings need no migration
 

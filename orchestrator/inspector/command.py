@@ -5,16 +5,22 @@ Invariant: without a living run behind it, it changes nothing. Not covered: the 
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 
 from configs.schema import Http, RunConfig
 from orchestrator.folder import Folder
 from orchestrator.inspector.process import address_of, bound, token_of
+from store.store import open_store
 
 
 def inspect(folder: Folder, config: RunConfig, *, port: int, fd: int | None) -> int:
-    """Serve until Ctrl-C; with `fd`, a listening socket of the run's process, until that ends. Raises `PortTaken`."""
+    """Serve until Ctrl-C; with `fd`, a listening socket of the run's process, until that ends.
+
+    Raises `PortTaken`, and `StoreError` when there is nothing to look at.
+    """
+    asyncio.run(_look(folder))
     beside_run = fd is not None
     http = config.http if beside_run else Http(port=port)
     listening = socket.socket(fileno=fd) if beside_run else bound(http)
@@ -27,3 +33,9 @@ def inspect(folder: Folder, config: RunConfig, *, port: int, fd: int | None) -> 
         sys.stdout.flush()
     serve(app, listening, beside_run=beside_run)
     return 0
+
+
+async def _look(folder: Folder) -> None:
+    """See that the store can be read, while there is nobody but the terminal to be told. Raises `StoreError`."""
+    async with open_store(folder.database, create=False, read_only=True):
+        pass

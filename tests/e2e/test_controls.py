@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -214,6 +216,19 @@ def test_a_token_that_is_not_there_is_said_before_the_run_begins(tmp_path: Path)
     name = config(tmp_path, count=2, http={"port": 0, "token": "NOT_SET_ANYWHERE"})
     call("run", name, cwd=tmp_path).complains(2, "http.token", "NOT_SET_ANYWHERE", "not set")
     assert not kept(tmp_path / RUN).dump["run"]
+
+
+@pytest.mark.parametrize("content", [b"notes, not a database", None], ids=["text", "older"])
+def test_a_store_that_cannot_be_looked_at_is_one_line(finished: Path, tmp_path: Path, content: bytes | None) -> None:
+    shutil.copytree(finished / RUN, tmp_path / "copy")
+    database = tmp_path / "copy" / "peripatos.db"
+    if content is not None:
+        database.write_bytes(content)
+    else:
+        with sqlite3.connect(database) as older:
+            older.execute("UPDATE alembic_version SET version_num = '0001'")
+        older.close()
+    call("inspect", "copy", cwd=tmp_path).complains(1, "peripatos.db")
 
 
 def test_a_solved_or_an_unknown_question_is_not_requeued(finished: Path) -> None:
