@@ -251,7 +251,7 @@ class RunConfig(Part):
     logging: Logging = Logging()
     """What is told."""
     http: Http = Http()
-    """The status server."""
+    """The inspector's server."""
 
     @model_validator(mode="after")
     def _engines_exist(self) -> RunConfig:

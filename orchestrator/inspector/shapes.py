@@ -90,8 +90,8 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """All of the run at one moment. `balance` says whether the counts add up: every question has one state, every trajectory of a
-    settled question one verdict."""
+    """All of the run at one moment. `balance` says whether the counts add up: none is below zero, and every unsolved question has
+    one reason."""
 
     name: str
     id: str
